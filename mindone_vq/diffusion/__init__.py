@@ -1,0 +1,1 @@
+"""The mathematics of discrete diffusion. No network in here."""

@@ -1,0 +1,61 @@
+"""Drawing classes. Randomness is made on the host, one uniform number for each latent pixel."""
+
+from collections.abc import Sequence
+from typing import Optional, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+Generators = Union[np.random.Generator, int, Sequence[Union[np.random.Generator, int]], None]
+
+
+def make_generators(generator: Generators, batch: int) -> list[np.random.Generator]:
+    """One generator for the whole batch (a list of one), or one for each image (a list of ``batch``).
+
+    Args:
+        generator: a numpy generator, a seed, None for a seed from the system, or a list of ``batch`` of these.
+        batch: number of images.
+
+    Raises:
+        TypeError: something that is neither a generator nor a seed.
+        ValueError: a list of another length, or a negative seed.
+    """
+    listed = isinstance(generator, (list, tuple))
+    if listed and len(generator) != batch:
+        raise ValueError(f"{len(generator)} generators given for {batch} images: give one, or one for each image.")
+    return [_make_generator(entry) for entry in (generator if listed else [generator])]
+
+
+def _make_generator(entry: Union[np.random.Generator, int, None]) -> np.random.Generator:
+    if isinstance(entry, np.random.Generator):
+        return entry
+    if entry is None or (isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)):
+        if entry is not None and entry < 0:
+            raise ValueError(f"a seed is a non-negative integer, given {entry}.")
+        return np.random.default_rng(entry)
+    raise TypeError(f"a generator is a numpy.random.Generator or an integer seed, given {type(entry).__name__}.")
+
+
+def draw_uniforms(generators: Sequence[np.random.Generator], batch: int, pixels: int) -> np.ndarray:
+    """Uniform numbers in [0, 1): (batch, pixels) float32, from one generator or row by row from ``batch``."""
+    if len(generators) == 1:
+        return generators[0].random((batch, pixels), dtype=np.float32)
+    return np.stack([generator.random(pixels, dtype=np.float32) for generator in generators])
+
+
+def draw(log_p: Tensor, uniforms: Tensor) -> Tensor:
+    """Draws a class for each pixel by inverting the cumulative distribution over the last axis.
+
+    Args:
+        log_p: (batch, pixels, states) float32, not necessarily normalised.
+        uniforms: (batch, pixels) float32 in [0, 1).
+
+    Returns:
+        (batch, pixels) int32. A state of probability zero is never drawn: the state returned is the first whose
+        cumulative probability exceeds ``uniform * total``, so its own probability is positive.
+    """
+    cumulative = ops.cumsum(ops.exp(log_p), -1)
+    level = uniforms.expand_dims(-1) * cumulative[:, :, -1:]
+    below = (cumulative <= level).astype(ms.float32).sum(-1)  # exact: counts are far below 2^24
+    return ops.minimum(below, log_p.shape[-1] - 1).astype(ms.int32)

@@ -1,0 +1,236 @@
+"""VQDiffusionScheduler: the chain of timesteps, and one step of it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindone_vq.diffusion.posterior import log_posterior, log_transition
+from mindone_vq.diffusion.sampling import Generators, draw, draw_uniforms, make_generators
+from mindone_vq.diffusion.schedule import CLEAN, TransitionSchedule
+from mindone_vq.outputs import Output
+from mindone_vq.weights import hub
+from mindone_vq.weights.pretrained import ConfigMixin, register_to_config
+
+
+@dataclass
+class VQDiffusionSchedulerOutput(Output):
+    """prev_sample: x_s, (batch, pixels) int32."""
+
+    prev_sample: Tensor
+
+
+class VQDiffusionScheduler(nn.Cell, ConfigMixin):
+    """The reverse process of VQ-Diffusion (arXiv 2111.14822, section 4.1).
+
+    Fewer steps than the model was trained with are spread over the whole range of timesteps, and every jump
+    t -> s uses its exact posterior (docs/math.md); as many steps as timesteps give the published chain.
+
+    Args:
+        num_vec_classes: classes including the mask, which is the last.
+        num_train_timesteps: T.
+        alpha_cum_start, alpha_cum_end: A_t at t = 0 and t = T - 1.
+        gamma_cum_start, gamma_cum_end: C_t at t = 0 and t = T - 1.
+
+    Attributes:
+        timesteps: (num_inference_steps,) int32, descending; the whole range until ``set_timesteps`` is called.
+    """
+
+    config_name = "scheduler_config.json"
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        num_vec_classes: int,
+        num_train_timesteps: int = 100,
+        alpha_cum_start: float = 0.99999,
+        alpha_cum_end: float = 0.000009,
+        gamma_cum_start: float = 0.000009,
+        gamma_cum_end: float = 0.99999,
+    ) -> None:
+        super().__init__()
+        if num_vec_classes < 2 or num_train_timesteps < 2:
+            raise ValueError(
+                "A scheduler needs at least one class beside the mask and two timesteps, given "
+                f"num_vec_classes={num_vec_classes}, num_train_timesteps={num_train_timesteps}."
+            )
+        self.num_embed = num_vec_classes
+        self.mask_class = num_vec_classes - 1
+        self.num_train_timesteps = num_train_timesteps
+        self.schedule = TransitionSchedule.linear(
+            self.mask_class, num_train_timesteps, alpha_cum_start, alpha_cum_end, gamma_cum_start, gamma_cum_end
+        )
+        self.num_inference_steps = None
+        self.chain = [*range(num_train_timesteps - 1, -1, -1), CLEAN]
+
+    @property
+    def timesteps(self) -> Tensor:
+        return Tensor(self.chain[:-1], ms.int32)
+
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        """Chooses ``num_inference_steps`` timesteps, evenly spread, the last of training first.
+
+        Raises:
+            TypeError: not an integer.
+            ValueError: below 1 or above ``num_train_timesteps``.
+        """
+        if not isinstance(num_inference_steps, (int, np.integer)) or isinstance(num_inference_steps, bool):
+            raise TypeError(f"num_inference_steps is an integer, given {num_inference_steps!r}.")
+        if not 1 <= num_inference_steps <= self.num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps is {num_inference_steps}; it must be between 1 and the "
+                f"{self.num_train_timesteps} timesteps the model was trained with: the chain has no more."
+            )
+        self.num_inference_steps = int(num_inference_steps)
+        steps = np.arange(self.num_inference_steps, 0, -1) * self.num_train_timesteps / self.num_inference_steps
+        self.chain = [int(t) - 1 for t in np.round(steps)] + [CLEAN]
+
+    def previous_timestep(self, timestep: int) -> int:
+        """The timestep that the chain jumps to from ``timestep``; ``CLEAN`` from the last."""
+        timestep = int(timestep)
+        if timestep not in self.chain[:-1]:
+            raise ValueError(f"timestep {timestep} is not in the chain {self.chain[:-1]}: see set_timesteps.")
+        return self.chain[self.chain.index(timestep) + 1]
+
+    def jump(self, timestep: int) -> Tensor:
+        """What ``construct`` needs to know about the jump from ``timestep``: (9,) float32."""
+        return Tensor(self.schedule.jump(int(timestep), self.previous_timestep(timestep)))
+
+    def construct(self, log_p_x_0: Tensor, x_t: Tensor, jump: Tensor, uniforms: Tensor) -> Tensor:
+        """One step as part of a graph; everything that changes from step to step is a tensor.
+
+        Args:
+            log_p_x_0: (batch, pixels, classes) float32, classes last.
+            x_t: (batch, pixels) int32.
+            jump: (9,) float32, from ``jump``.
+            uniforms: (batch, pixels) float32 in [0, 1).
+
+        Returns:
+            x_s: (batch, pixels) int32.
+        """
+        return draw(log_posterior(log_p_x_0, x_t, jump), uniforms)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Union[int, Tensor],
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = False,
+    ) -> Union[VQDiffusionSchedulerOutput, tuple[Tensor]]:
+        """Draws x_s from p(x_s | x_t), s being the next timestep of the chain.
+
+        Args:
+            model_output: log p(x_0), (batch, classes, pixels).
+            timestep: t.
+            sample: x_t, (batch, pixels) integers.
+            generator: numpy generator, seed, or a list of one for each image.
+            return_dict: a ``VQDiffusionSchedulerOutput`` instead of a tuple.
+        """
+        batch, pixels = sample.shape
+        uniforms = Tensor(draw_uniforms(make_generators(generator, batch), batch, pixels))
+        log_p_x_0 = model_output.astype(ms.float32).transpose(0, 2, 1)  # (batch, pixels, classes)
+        prev_sample = self.construct(log_p_x_0, sample.astype(ms.int32), self.jump(timestep), uniforms)
+        if not return_dict:
+            return (prev_sample,)
+        return VQDiffusionSchedulerOutput(prev_sample=prev_sample)
+
+    def q_posterior(
+        self, log_p_x_0: Tensor, x_t: Tensor, t: Union[int, Tensor], s: Optional[int] = None
+    ) -> Tensor:
+        """log p(x_s | x_t) (equation 11).
+
+        Args:
+            log_p_x_0: (batch, classes, pixels).
+            x_t: (batch, pixels) integers.
+            t: timestep of x_t.
+            s: an earlier timestep; None: t - 1; -1: x_0 itself.
+
+        Returns:
+            (batch, classes + 1, pixels) float32; -1e4 stands for log(0).
+        """
+        t = self._check_timestep(t)
+        s = t - 1 if s is None else int(s)
+        if not CLEAN <= s < t:
+            raise ValueError(f"s is {s}; it must be between -1 (the clean picture) and t - 1 = {t - 1}.")
+        jump = Tensor(self.schedule.jump(t, s))
+        log_p = log_posterior(log_p_x_0.astype(ms.float32).transpose(0, 2, 1), x_t.astype(ms.int32), jump)
+        return log_p.transpose(0, 2, 1)
+
+    def log_Q_t_transitioning_to_known_class(
+        self, *, t: Union[int, Tensor], x_t: Tensor, log_onehot_x_t: Optional[Tensor] = None, cumulative: bool
+    ) -> Tensor:
+        """Log of the row of the transition matrix that leads to each pixel of x_t (equation 7).
+
+        Args:
+            t: timestep.
+            x_t: (batch, pixels) integers.
+            log_onehot_x_t: accepted as diffusers has it, and not needed.
+            cumulative: from x_0 (True) or from x_{t-1} (False).
+
+        Returns:
+            log q(x_t | x_0 = k), (batch, classes, pixels), or log q(x_t | x_{t-1} = k) with the mask as k too,
+            (batch, classes + 1, pixels).
+        """
+        t = self._check_timestep(t)
+        x_t = x_t.astype(ms.int32)
+        entries = Tensor(self.schedule.jump(t, t - 1))
+        first = 0 if cumulative else 3
+        rows = log_transition(x_t, self.mask_class, entries[first], entries[first + 1], entries[first + 2])
+        if not cumulative:
+            stays_mask = ops.where(x_t == self.mask_class, Tensor(0.0, ms.float32), Tensor(np.log(1e-30), ms.float32))
+            rows = ops.concat((rows, stays_mask.expand_dims(-1)), -1)
+        return rows.transpose(0, 2, 1)
+
+    def add_noise(self, x_0: Tensor, t: Union[int, Tensor, np.ndarray], generator: Generators = None) -> Tensor:
+        """Draws x_t from q(x_t | x_0) (equation 8).
+
+        Args:
+            x_0: (batch, pixels) integers without masks.
+            t: one timestep, or one for each image, (batch,).
+            generator: numpy generator, seed, or a list of one for each image.
+
+        Returns:
+            (batch, pixels) int32.
+        """
+        codes = x_0.asnumpy() if isinstance(x_0, Tensor) else np.asarray(x_0)
+        if codes.ndim != 2 or codes.min(initial=0) < 0 or codes.max(initial=0) >= self.mask_class:
+            raise ValueError(
+                f"x_0 must be (batch, pixels) of codes 0 to {self.mask_class - 1}; it is {codes.shape}, "
+                f"{codes.min(initial=0)} to {codes.max(initial=0)}."
+            )
+        batch, pixels = codes.shape
+        t = np.broadcast_to(np.asarray(t.asnumpy() if isinstance(t, Tensor) else t), (batch,))
+        if t.min() < 0 or t.max() >= self.num_train_timesteps:
+            raise ValueError(f"timesteps go from 0 to {self.num_train_timesteps - 1}, given {t.tolist()}.")
+        generators = make_generators(generator, batch)
+        generators = generators * batch if len(generators) == 1 else generators
+        # float64: the chance of being replaced is some 1e-6, finer than a float32 uniform resolves
+        u = np.stack([each.random(pixels) for each in generators])
+        other = np.stack([each.integers(0, self.mask_class, pixels) for each in generators])
+        mask, keep = self.schedule.mask[t][:, None], self.schedule.keep[t][:, None]
+        noisy = np.where(u < mask, self.mask_class, np.where(u < mask + keep, codes, other))
+        return Tensor(noisy.astype(np.int32))
+
+    def _check_timestep(self, t: Union[int, Tensor]) -> int:
+        t = int(t)
+        if not 0 <= t < self.num_train_timesteps:
+            raise ValueError(f"timesteps go from 0 to {self.num_train_timesteps - 1}, given {t}.")
+        return t
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Union[str, os.PathLike], subfolder: str = "", **hub_options: Any
+    ) -> "VQDiffusionScheduler":
+        """Reads scheduler_config.json from a folder or a hub id."""
+        folder = hub.resolve(pretrained_model_name_or_path, [subfolder], **hub_options) / subfolder
+        return cls.from_config(cls.load_config(folder))
+
+    def save_pretrained(self, save_directory: Union[str, os.PathLike]) -> None:
+        """Writes scheduler_config.json."""
+        self.save_config(Path(save_directory))

@@ -1,0 +1,39 @@
+"""The text that classifier-free guidance steers away from, where it was learned."""
+
+from typing import Optional
+
+import numpy as np
+from mindspore import Parameter
+from mindspore.common.initializer import initializer
+
+from mindone_vq.weights.pretrained import PretrainedCell, register_to_config
+
+
+class LearnedClassifierFreeSamplingEmbeddings(PretrainedCell):
+    """The learned null-text embedding (Improved VQ-Diffusion, arXiv 2205.16007, section 3.1).
+
+    Args:
+        learnable: whether there is one; if not, the encoding of the empty prompt takes its place.
+        hidden_size: size of a token embedding.
+        length: tokens in a prompt.
+
+    Attributes:
+        embeddings: (length, hidden_size), or None.
+    """
+
+    @register_to_config
+    def __init__(self, learnable: bool, hidden_size: Optional[int] = None, length: Optional[int] = None) -> None:
+        super().__init__()
+        self.learnable = learnable
+        self.embeddings = None
+        if learnable:
+            if hidden_size is None or length is None:
+                raise ValueError(
+                    "learnable=True needs hidden_size and length (the size of a token embedding and the tokens in "
+                    f"a prompt), given hidden_size={hidden_size}, length={length}."
+                )
+            self.embeddings = Parameter(initializer("zeros", (length, hidden_size)), name="embeddings")
+
+    def extra_tensors(self) -> dict[str, np.ndarray]:
+        """diffusers saves an empty tensor where nothing was learned, and misses it when it is not there."""
+        return {} if self.learnable else {"embeddings": np.zeros((0,), np.float32)}

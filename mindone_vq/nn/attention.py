@@ -1,0 +1,134 @@
+"""Attention, and the transformer block of VQ-Diffusion."""
+
+from typing import Optional
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindone_vq.nn.feed_forward import FeedForward
+from mindone_vq.nn.normalization import AdaLayerNorm, GroupNorm, LayerNorm, SpatialNorm
+
+
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Optional[Tensor] = None
+) -> Tensor:
+    """Multi-head attention; the one place every attention of this package goes through.
+
+    Args:
+        query: (batch, queries, heads * head_dim).
+        key, value: (batch, keys, heads * head_dim).
+        heads: number of heads.
+        mask: added to the scores, broadcastable to (batch, heads, queries, keys).
+
+    Returns:
+        (batch, queries, heads * head_dim), the type of ``value``. The softmax is taken in float32.
+    """
+    batch, queries, width = query.shape
+    head_dim = width // heads
+    query = query.reshape(batch, queries, heads, head_dim).transpose(0, 2, 1, 3)  # (batch, heads, queries, head_dim)
+    key = key.reshape(batch, -1, heads, head_dim).transpose(0, 2, 1, 3)  # (batch, heads, keys, head_dim)
+    value = value.reshape(batch, -1, heads, head_dim).transpose(0, 2, 1, 3)
+    scores = ops.BatchMatMul(transpose_b=True)(query * head_dim**-0.5, key)  # (batch, heads, queries, keys)
+    scores = scores.astype(ms.float32)
+    if mask is not None:
+        scores = scores + mask
+    weights = ops.softmax(scores, axis=-1).astype(value.dtype)
+    output = ops.BatchMatMul()(weights, value)  # (batch, heads, queries, head_dim)
+    return output.transpose(0, 2, 1, 3).reshape(batch, queries, width)
+
+
+class Attention(nn.Cell):
+    """Self-attention, or cross-attention where ``cross_attention_dim`` is given.
+
+    Args:
+        query_dim: size of the tokens that ask, and of the output.
+        heads, dim_head: the heads and the size of each.
+        cross_attention_dim: size of the tokens attended to; None: the tokens themselves.
+        bias: whether the three input projections have a bias (the output projection always has).
+        dropout: on the output.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        heads: int,
+        dim_head: int,
+        cross_attention_dim: Optional[int] = None,
+        bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        context_dim = query_dim if cross_attention_dim is None else cross_attention_dim
+        self.to_q = nn.Dense(query_dim, heads * dim_head, has_bias=bias)
+        self.to_k = nn.Dense(context_dim, heads * dim_head, has_bias=bias)
+        self.to_v = nn.Dense(context_dim, heads * dim_head, has_bias=bias)
+        self.to_out = nn.CellList([nn.Dense(heads * dim_head, query_dim), nn.Dropout(p=dropout)])
+
+    def construct(self, hidden_states: Tensor, context: Optional[Tensor] = None) -> Tensor:
+        """hidden_states: (batch, tokens, query_dim); context: (batch, length, cross_attention_dim)."""
+        if context is None:
+            context = hidden_states
+        output = scaled_dot_product_attention(
+            self.to_q(hidden_states), self.to_k(context), self.to_v(context), self.heads
+        )
+        return self.to_out[1](self.to_out[0](output))
+
+
+class SpatialAttention(Attention):
+    """One-head self-attention between the positions of a feature map, with its norm and a residual."""
+
+    def __init__(self, channels: int, norm_num_groups: int, norm_latent_channels: Optional[int] = None) -> None:
+        super().__init__(channels, heads=1, dim_head=channels, bias=True)
+        self.modulated = norm_latent_channels is not None
+        if self.modulated:
+            self.spatial_norm = SpatialNorm(channels, norm_latent_channels)
+        else:
+            self.group_norm = GroupNorm(norm_num_groups, channels)
+
+    def construct(self, x: Tensor, latents: Optional[Tensor] = None) -> Tensor:
+        """x: (batch, channels, height, width); latents: what a modulated norm reads."""
+        batch, channels, height, width = x.shape
+        normalized = self.spatial_norm(x, latents) if self.modulated else self.group_norm(x)
+        tokens = normalized.reshape(batch, channels, height * width).transpose(0, 2, 1)  # (batch, positions, channels)
+        output = scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), self.heads)
+        output = self.to_out[0](output)
+        return x + output.transpose(0, 2, 1).reshape(batch, channels, height, width)
+
+
+class BasicTransformerBlock(nn.Cell):
+    """Self-attention, cross-attention to the text, feed-forward; each after its norm, each with a residual.
+
+    Without ``cross_attention_dim`` there is no second attention: the unconditional models.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dim_head: int,
+        num_embeds_ada_norm: int,
+        cross_attention_dim: Optional[int] = None,
+        activation_fn: str = "geglu",
+        attention_bias: bool = False,
+        dropout: float = 0.0,
+        norm_elementwise_affine: bool = True,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm1 = AdaLayerNorm(dim, num_embeds_ada_norm)
+        self.attn1 = Attention(dim, heads, dim_head, bias=attention_bias, dropout=dropout)
+        self.is_conditional = cross_attention_dim is not None
+        if self.is_conditional:
+            self.norm2 = AdaLayerNorm(dim, num_embeds_ada_norm)
+            self.attn2 = Attention(dim, heads, dim_head, cross_attention_dim, attention_bias, dropout)
+        self.norm3 = LayerNorm(dim, norm_eps, norm_elementwise_affine)
+        self.ff = FeedForward(dim, activation_fn, dropout)
+
+    def construct(self, hidden_states: Tensor, encoder_hidden_states: Optional[Tensor], timestep: Tensor) -> Tensor:
+        """hidden_states: (batch, tokens, dim); encoder_hidden_states: (batch, length, cross_attention_dim)."""
+        hidden_states = hidden_states + self.attn1(self.norm1(hidden_states, timestep))
+        if self.is_conditional:
+            normalized = self.norm2(hidden_states, timestep)
+            hidden_states = hidden_states + self.attn2(normalized, encoder_hidden_states)
+        return hidden_states + self.ff(self.norm3(hidden_states))

@@ -1,0 +1,91 @@
+"""Normalisation layers. Statistics are taken in float32 whatever the type of the weights."""
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+
+
+class LayerNorm(nn.Cell):
+    """Layer normalisation over the last axis, with PyTorch's defaults.
+
+    Args:
+        dim: size of the last axis.
+        eps: added to the variance.
+        elementwise_affine: whether there is a learned scale (``gamma``) and shift (``beta``).
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5, elementwise_affine: bool = True) -> None:
+        super().__init__()
+        self.affine = elementwise_affine
+        if elementwise_affine:
+            self.gamma = Parameter(ms.common.initializer.initializer("ones", (dim,)), name="gamma")
+            self.beta = Parameter(ms.common.initializer.initializer("zeros", (dim,)), name="beta")
+        else:
+            self.unit_scale = ops.ones((dim,), ms.float32)
+            self.zero_shift = ops.zeros((dim,), ms.float32)
+        self.normalize = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.affine:
+            scale, shift = self.gamma.astype(ms.float32), self.beta.astype(ms.float32)
+        else:
+            scale, shift = self.unit_scale, self.zero_shift
+        return self.normalize(x.astype(ms.float32), scale, shift)[0].astype(x.dtype)
+
+
+class GroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` computed in float32: (batch, channels, height, width) -> the same shape and type."""
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-6) -> None:
+        if num_channels % num_groups:
+            raise ValueError(
+                f"{num_channels} channels cannot be split into {num_groups} groups of equal size: "
+                "choose norm_num_groups that divides every entry of block_out_channels."
+            )
+        super().__init__(num_groups, num_channels, eps=eps)
+
+    def construct(self, x: Tensor) -> Tensor:
+        normalized = ops.group_norm(
+            x.astype(ms.float32),
+            self.num_groups,
+            self.gamma.astype(ms.float32),
+            self.beta.astype(ms.float32),
+            self.eps,
+        )
+        return normalized.astype(x.dtype)
+
+
+class AdaLayerNorm(nn.Cell):
+    """Layer normalisation whose scale and shift come from the timestep (VQ-Diffusion, section 4.2).
+
+    ``y = LayerNorm(x) * (1 + scale(t)) + shift(t)`` with ``(scale, shift) = Linear(SiLU(Embedding(t)))``.
+    """
+
+    def __init__(self, dim: int, num_embeddings: int) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(num_embeddings, dim)
+        self.silu = nn.SiLU()
+        self.linear = nn.Dense(dim, 2 * dim)
+        self.norm = LayerNorm(dim, elementwise_affine=False)
+
+    def construct(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """x: (batch, tokens, dim); timestep: (batch,) integers, one for each image."""
+        modulation = self.linear(self.silu(self.emb(timestep)))  # (batch, 2 * dim)
+        scale, shift = ops.chunk(modulation.expand_dims(1), 2, axis=-1)  # (batch, 1, dim) each
+        return self.norm(x) * (1 + scale) + shift
+
+
+class SpatialNorm(nn.Cell):
+    """Group normalisation modulated by the quantised latents at every position (MoVQ, arXiv 2209.09002)."""
+
+    NUM_GROUPS = 32  # fixed in every published MoVQ decoder, whatever norm_num_groups says
+
+    def __init__(self, num_channels: int, latent_channels: int) -> None:
+        super().__init__()
+        self.norm_layer = GroupNorm(self.NUM_GROUPS, num_channels)
+        self.conv_y = nn.Conv2d(latent_channels, num_channels, 1, has_bias=True)
+        self.conv_b = nn.Conv2d(latent_channels, num_channels, 1, has_bias=True)
+
+    def construct(self, x: Tensor, latents: Tensor) -> Tensor:
+        """x: (batch, channels, height, width); latents: (batch, latent_channels, h, w), h and w any size."""
+        latents = ops.interpolate(latents.astype(ms.float32), size=x.shape[-2:], mode="nearest").astype(x.dtype)
+        return self.norm_layer(x) * self.conv_y(latents) + self.conv_b(latents)

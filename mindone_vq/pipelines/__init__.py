@@ -1,0 +1,1 @@
+"""What a user calls: text encoder, transformer, scheduler and VQ-VAE joined."""

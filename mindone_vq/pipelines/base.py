@@ -1,0 +1,167 @@
+"""What every pipeline shares: components, loading and saving, the progress bar, pictures."""
+
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+from PIL import Image
+from tqdm.auto import tqdm
+
+import mindone_vq
+from mindone_vq.outputs import Output
+from mindone_vq.pipelines.graphs import GraphCache
+from mindone_vq.weights import hub
+from mindone_vq.weights.files import read_json, write_json
+from mindone_vq.weights.pretrained import check_dtype, logger
+from mindone_vq.weights.store import weight_files
+
+
+@dataclass
+class ImagePipelineOutput(Output):
+    """images: a list of PIL pictures; or (batch, height, width, 3) float32 in [0, 1]; or codes (batch, pixels)."""
+
+    images: Union[list[Image.Image], np.ndarray, ms.Tensor]
+
+
+class Pipeline:
+    """Base of the pipelines. A pipeline's components are its constructor's arguments.
+
+    ``component_classes`` gives each component's class, and the library that model_index.json names for it.
+    """
+
+    component_classes: dict[str, tuple[str, type]] = {}
+
+    def __init__(self, **components: Any) -> None:
+        for name, component in components.items():
+            setattr(self, name, component)
+        self._progress_bar_config: dict[str, Any] = {}
+        self._graphs = GraphCache()
+        _warn_of_slow_convolutions()
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts by name: ``type(pipe)(**pipe.components)`` is a second pipeline over the same weights."""
+        return {name: getattr(self, name) for name in self.component_classes}
+
+    @property
+    def dtype(self) -> ms.Type:
+        """The type of the denoiser's weights."""
+        return self.transformer.dtype
+
+    def to(self, dtype: ms.Type) -> "Pipeline":
+        """Casts the weights of every component; returns the pipeline."""
+        check_dtype(dtype)
+        for component in self.components.values():
+            if isinstance(component, nn.Cell) and hasattr(component, "to"):
+                component.to(dtype)
+        self._graphs.clear()
+        return self
+
+    def set_progress_bar_config(self, **config: Any) -> None:
+        """Arguments for tqdm, such as ``disable=True``."""
+        self._progress_bar_config = config
+
+    def progress_bar(self, iterable: Optional[Iterable] = None, total: Optional[int] = None) -> tqdm:
+        """A tqdm with the pipeline's settings."""
+        return tqdm(iterable, total=total, **self._progress_bar_config)
+
+    @staticmethod
+    def numpy_to_pil(images: np.ndarray) -> list[Image.Image]:
+        """(batch, height, width, 3) in [0, 1] -> pictures."""
+        pixels = (images * 255).round().astype(np.uint8)
+        return [Image.fromarray(picture.squeeze()) for picture in pixels]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Union[str, os.PathLike],
+        mindspore_dtype: Optional[ms.Type] = None,
+        variant: Optional[str] = None,
+        **kwargs: Any,
+    ):
+        """Loads a pipeline folder in diffusers' layout, as old and as new releases of diffusers write it.
+
+        Args:
+            pretrained_model_name_or_path: a folder that holds model_index.json, or a hub id.
+            mindspore_dtype: type of the weights; None: float32.
+            variant: infix of the weight files, such as "fp16"; a component without it is loaded plain.
+            kwargs: a component by its name takes the place of the one in the folder; the others go to the hub
+                (``revision``, ``cache_dir``, ``local_files_only``, ``token``, ``force_download``).
+
+        Raises:
+            FileNotFoundError: the folder, a component's folder, or its weights are not there.
+            ValueError: a file cannot be read, or is of another class.
+        """
+        check_dtype(mindspore_dtype)
+        given = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.component_classes}
+        wanted = [name for name in cls.component_classes if name not in given]
+        folder = hub.resolve(pretrained_model_name_or_path, wanted, variant, **kwargs)
+        _check_index(cls, folder)
+        missing = [name for name in wanted if not (folder / name).is_dir()]
+        if missing:
+            raise FileNotFoundError(
+                f"{folder} lacks the folder of {', '.join(missing)}. Download it, or pass the component itself: "
+                f"from_pretrained(..., {missing[0]}=...)."
+            )
+        loaded = {}
+        for name in wanted:
+            _, component_class = cls.component_classes[name]
+            options = {}
+            if issubclass(component_class, nn.Cell) and hasattr(component_class, "weights_stems"):
+                has_variant = variant and weight_files(
+                    os.listdir(folder / name), component_class.weights_stems, variant
+                )
+                if variant and not has_variant:
+                    logger.warning("%s has no variant %r; its plain weights are loaded.", folder / name, variant)
+                options = {"mindspore_dtype": mindspore_dtype, "variant": variant if has_variant else None}
+            loaded[name] = component_class.from_pretrained(folder, subfolder=name, **options)
+        return cls(**loaded, **given)
+
+    def save_pretrained(self, save_directory: Union[str, os.PathLike], variant: Optional[str] = None) -> None:
+        """Writes every component, then model_index.json, as diffusers lays them out."""
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise FileExistsError(f"{folder} is a file; give a folder to save into.")
+        index: dict[str, Any] = {"_class_name": type(self).__name__, "_mindone_vq_version": mindone_vq.__version__}
+        for name, (library, component_class) in self.component_classes.items():
+            component = getattr(self, name)
+            if not isinstance(component, component_class):
+                raise TypeError(
+                    f"{name} is a {type(component).__name__}, which this pipeline can run but not save: "
+                    f"only a {component_class.__name__} of mindone_vq can be."
+                )
+            options = {"variant": variant} if hasattr(component, "weights_stems") else {}
+            component.save_pretrained(folder / name, **options)
+            index[name] = [library, component_class.__name__]
+        write_json(folder / "model_index.json", index)
+
+
+def _check_index(cls: type, folder: Path) -> None:
+    """Old and new releases of diffusers differ in the library they name for a component; the classes are the same."""
+    index = read_json(folder / "model_index.json")
+    named = index.get("_class_name", cls.__name__)
+    if named != cls.__name__:
+        raise ValueError(f"{folder / 'model_index.json'} is the index of a {named}, not of a {cls.__name__}.")
+    for name, (_, component_class) in cls.component_classes.items():
+        entry = index.get(name)
+        accepted = (component_class.__name__, component_class.__name__ + "Fast")
+        if entry is not None and (not isinstance(entry, list) or len(entry) != 2 or entry[1] not in accepted):
+            raise ValueError(
+                f"{folder / 'model_index.json'} gives {name} as {entry}, expected a {component_class.__name__}."
+            )
+
+
+def _warn_of_slow_convolutions() -> None:
+    version = tuple(int(part) for part in ms.__version__.split(".")[:2])
+    if version >= (2, 9) and ms.get_context("device_target") == "CPU":
+        warnings.warn(
+            f"MindSpore {ms.__version__} runs convolutions on a CPU some hundred times slower than 2.8.0: "
+            'install mindone_vq with the extra [cpu] ("pip install mindone_vq[cpu]") on a machine without an NPU.',
+            stacklevel=3,
+        )

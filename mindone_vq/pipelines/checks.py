@@ -1,0 +1,108 @@
+"""The arguments of a pipeline, checked before any work: each error names what was given and what to give."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
+from mindone_vq.models.transformer import Transformer2DModel
+from mindone_vq.models.vq_model import VQModel
+
+OUTPUT_TYPES = ("pil", "np", "latent")
+
+
+def check_components(vqvae: VQModel, transformer: Transformer2DModel, scheduler: VQDiffusionScheduler) -> None:
+    """The three must agree on the classes and the timesteps."""
+    classes = transformer.num_vector_embeds
+    if scheduler.num_embed != classes:
+        raise ValueError(
+            f"The scheduler counts {scheduler.num_embed} classes (num_vec_classes), the transformer {classes} "
+            "(num_vector_embeds); both include the mask and must be equal."
+        )
+    codebook = vqvae.quantize.num_embeddings
+    if codebook < classes - 1:
+        raise ValueError(f"The transformer predicts {classes - 1} codes, the VQ-VAE has {codebook}.")
+    if scheduler.num_train_timesteps > transformer.config.num_embeds_ada_norm:
+        raise ValueError(
+            f"The scheduler has {scheduler.num_train_timesteps} timesteps (num_train_timesteps), the transformer "
+            f"embeds {transformer.config.num_embeds_ada_norm} (num_embeds_ada_norm)."
+        )
+
+
+def check_prompt(prompt: Any, embeddings: Optional[Tensor], name: str) -> list[str]:
+    """The prompts as a list; empty where embeddings take their place."""
+    if embeddings is not None:
+        if prompt is not None:
+            raise ValueError(f"give {name} or {name}_embeds, not both.")
+        return []
+    if prompt is None:
+        raise ValueError(f"give {name} or {name}_embeds.")
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, (list, tuple)):
+        raise TypeError(f"{name} is a string or a list of strings, given {type(prompt).__name__}.")
+    if not prompts:
+        raise ValueError(f"{name} is an empty list; give at least one string.")
+    for index, entry in enumerate(prompts):
+        if not isinstance(entry, str):
+            raise TypeError(f"{name}[{index}] is {entry!r} of type {type(entry).__name__}; it must be a string.")
+    return list(prompts)
+
+
+def _check_number(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} is a number, given {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; it must be finite.")
+
+
+def _check_positive_integer(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is an integer, given {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1.")
+
+
+def check_settings(
+    guidance_scale: Any, truncation_rate: Any, num_images_per_prompt: Any, output_type: Any, callback_steps: Any
+) -> None:
+    """The scalar arguments of a call."""
+    _check_number(guidance_scale, "guidance_scale")
+    _check_number(truncation_rate, "truncation_rate")
+    if not 0 < truncation_rate <= 1:
+        raise ValueError(f"truncation_rate is {truncation_rate}; it must be above 0 and at most 1 (which keeps all).")
+    _check_positive_integer(num_images_per_prompt, "num_images_per_prompt")
+    _check_positive_integer(callback_steps, "callback_steps")
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type is {output_type!r}; it must be one of {', '.join(OUTPUT_TYPES)}.")
+
+
+def check_embeddings(embeddings: Any, hidden_size: int, name: str) -> None:
+    """Text embeddings given by the user."""
+    if not isinstance(embeddings, Tensor) or embeddings.dtype not in (ms.float16, ms.float32, ms.bfloat16):
+        raise TypeError(f"{name} is a float Tensor from encode_prompt, given {_describe(embeddings)}.")
+    if embeddings.ndim != 3 or embeddings.shape[-1] != hidden_size:
+        raise ValueError(f"{name} has shape {embeddings.shape}; it must be (prompts, length, {hidden_size}).")
+
+
+def check_latents(latents: Union[Tensor, np.ndarray, None], shape: Sequence[int], classes: int) -> Tensor:
+    """The codes to start from, int32; all masked where none are given."""
+    if latents is None:
+        return Tensor(np.full(shape, classes - 1, np.int32))
+    array = latents.asnumpy() if isinstance(latents, Tensor) else np.asarray(latents)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"latents are codes, integers; given {_describe(latents)}.")
+    if array.shape != tuple(shape):
+        raise ValueError(f"latents have shape {array.shape}; it must be (pictures, pixels) = {tuple(shape)}.")
+    if array.min() < 0 or array.max() >= classes:
+        raise ValueError(
+            f"latents go from {array.min()} to {array.max()}; codes go from 0 to {classes - 2}, the mask is {classes - 1}."
+        )
+    return Tensor(array.astype(np.int32))
+
+
+def _describe(value: Any) -> str:
+    return f"{type(value).__name__} of {value.dtype}" if hasattr(value, "dtype") else type(value).__name__

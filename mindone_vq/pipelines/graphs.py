@@ -1,0 +1,138 @@
+"""The three graphs of a pipeline: prompt to embeddings, one denoising step, codes to pictures.
+
+Everything that changes from call to call is a tensor argument, so that only another shape, another network or
+guidance switched on or off compiles again.
+"""
+
+import logging
+import time
+from typing import Any, Optional
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindone_vq.diffusion.guidance import guide, truncate
+from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
+from mindone_vq.models.transformer import Transformer2DModel
+from mindone_vq.models.vq_model import VQModel
+
+logger = logging.getLogger("mindone_vq")
+
+
+class TextEncoding(nn.Cell):
+    """Token ids -> what the cross-attention gets: the last hidden state, every token scaled to length 1.
+
+    VQ-Diffusion's own step; CLIP itself normalises only its pooled output.
+    """
+
+    def __init__(self, text_encoder: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.text_encoder = text_encoder
+
+    def construct(self, input_ids: Tensor) -> Tensor:
+        """(batch, length) integers -> (batch, length, hidden_size)."""
+        return unit_length(self.text_encoder(input_ids)[0])
+
+
+class DenoisingStep(nn.Cell):
+    """x_t -> x_s: transformer, guidance, truncation, posterior and draw."""
+
+    def __init__(self, transformer: Transformer2DModel, scheduler: VQDiffusionScheduler, guided: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.transformer, self.scheduler, self.guided = transformer, scheduler, guided
+
+    def construct(
+        self,
+        x_t: Tensor,
+        timestep: Tensor,
+        jump: Tensor,
+        encoder_hidden_states: Tensor,
+        guidance_scale: Tensor,
+        truncation_rate: Tensor,
+        uniforms: Tensor,
+    ) -> Tensor:
+        """One step.
+
+        Args:
+            x_t: (batch, pixels) int32.
+            timestep: (1,) int32.
+            jump: (9,) float32, ``scheduler.jump(timestep)``.
+            encoder_hidden_states: (batch, length, dim); guided: (2 * batch, length, dim), the null text first.
+            guidance_scale, truncation_rate: scalars, float32.
+            uniforms: (batch, pixels) float32 in [0, 1).
+
+        Returns:
+            (batch, pixels) int32.
+        """
+        network_input = ops.concat((x_t, x_t), 0) if self.guided else x_t
+        timesteps = timestep.broadcast_to((network_input.shape[0],))
+        log_p_x_0 = self.transformer.log_p_x_0(network_input, encoder_hidden_states, timesteps)
+        if self.guided:
+            log_p_null, log_p_conditional = ops.chunk(log_p_x_0, 2, axis=0)
+            log_p_x_0 = guide(log_p_conditional, log_p_null, guidance_scale)
+        return self.scheduler(truncate(log_p_x_0, truncation_rate), x_t, jump, uniforms)
+
+
+class CodeDecoding(nn.Cell):
+    """Codes -> pictures."""
+
+    def __init__(self, vqvae: VQModel, height: int, width: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.vqvae, self.height, self.width = vqvae, height, width
+
+    def construct(self, codes: Tensor) -> Tensor:
+        """(batch, pixels) int32 -> (batch, H, W, channels) float32 in [0, 1]."""
+        grid = codes.reshape(-1, self.height, self.width)
+        return self.vqvae.decode_codes(grid).transpose(0, 2, 3, 1)
+
+
+def unit_length(embeddings: Tensor) -> Tensor:
+    """Scales every token embedding, the last axis, to Euclidean length 1; the norm is taken in float32."""
+    exact = embeddings.astype(ms.float32)
+    return (exact / ops.sqrt((exact * exact).sum(-1, keepdims=True))).astype(embeddings.dtype)
+
+
+class CompiledGraph:
+    """A cell compiled whole, which says so when it has to compile.
+
+    Args:
+        cell: its construct takes tensors only.
+        name: for the message.
+    """
+
+    def __init__(self, cell: nn.Cell, name: str) -> None:
+        self.cell, self.name = cell.set_train(False), name
+        self._run = ms.jit(cell, fullgraph=True)
+        self._known: set[Any] = set()
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        signature = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+        if signature in self._known:
+            return self._run(*tensors)
+        logger.info("Compiling the %s for batch %d ...", self.name, tensors[0].shape[0])
+        start = time.perf_counter()
+        output = self._run(*tensors)
+        output.asnumpy()  # waits for the end of the first run
+        self._known.add(signature)
+        logger.info("Compiled the %s and ran it once in %.1f s.", self.name, time.perf_counter() - start)
+        return output
+
+
+class GraphCache:
+    """The graphs of a pipeline, made when first needed and again when a component was exchanged."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[Any, tuple[tuple, CompiledGraph]] = {}
+
+    def get(self, kind: type, *arguments: Any, name: str) -> CompiledGraph:
+        """The compiled ``kind(*arguments)``; the same one as long as the arguments are the same objects."""
+        key = (kind, *(argument for argument in arguments if isinstance(argument, (bool, int))))
+        held: Optional[tuple[tuple, CompiledGraph]] = self._graphs.get(key)
+        if held is None or any(a is not b for a, b in zip(held[0], arguments)):
+            held = (arguments, CompiledGraph(kind(*arguments), name))
+            self._graphs[key] = held
+        return held[1]
+
+    def clear(self) -> None:
+        """Forgets every graph: after the weights changed their type."""
+        self._graphs.clear()

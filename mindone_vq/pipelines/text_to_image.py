@@ -1,0 +1,222 @@
+"""VQDiffusionPipeline: a prompt to pictures."""
+
+from collections.abc import Sequence
+from typing import Any, Callable, Optional, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from mindone_vq.diffusion.guidance import truncate
+from mindone_vq.diffusion.sampling import Generators, draw_uniforms, make_generators
+from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
+from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
+from mindone_vq.models.transformer import Transformer2DModel
+from mindone_vq.models.vq_model import VQModel
+from mindone_vq.pipelines.base import ImagePipelineOutput, Pipeline
+from mindone_vq.pipelines.checks import (
+    check_components,
+    check_embeddings,
+    check_latents,
+    check_prompt,
+    check_settings,
+)
+from mindone_vq.pipelines.graphs import CodeDecoding, DenoisingStep, TextEncoding
+from mindone_vq.text.clip import CLIPTextModel
+from mindone_vq.text.foreign import adapt_text_encoder
+from mindone_vq.text.tokenizer import CLIPTokenizer
+from mindone_vq.weights.pretrained import logger
+
+Prompt = Union[str, Sequence[str]]
+
+
+class VQDiffusionPipeline(Pipeline):
+    """Text to image with VQ-Diffusion (arXiv 2111.14822, arXiv 2205.16007).
+
+    Args:
+        vqvae: decodes codes to pictures.
+        text_encoder: a ``CLIPTextModel``, or mindnlp's.
+        tokenizer: a ``CLIPTokenizer``.
+        transformer: the denoiser.
+        scheduler: the chain.
+        learned_classifier_free_sampling_embeddings: the null text of guidance, if it was learned.
+    """
+
+    component_classes = {
+        "vqvae": ("diffusers", VQModel),
+        "text_encoder": ("transformers", CLIPTextModel),
+        "tokenizer": ("transformers", CLIPTokenizer),
+        "transformer": ("diffusers", Transformer2DModel),
+        "scheduler": ("diffusers", VQDiffusionScheduler),
+        "learned_classifier_free_sampling_embeddings": ("diffusers", LearnedClassifierFreeSamplingEmbeddings),
+    }
+
+    def __init__(
+        self,
+        vqvae: VQModel,
+        text_encoder: Any,
+        tokenizer: CLIPTokenizer,
+        transformer: Transformer2DModel,
+        scheduler: VQDiffusionScheduler,
+        learned_classifier_free_sampling_embeddings: LearnedClassifierFreeSamplingEmbeddings,
+    ) -> None:
+        check_components(vqvae, transformer, scheduler)
+        super().__init__(
+            vqvae=vqvae,
+            text_encoder=adapt_text_encoder(text_encoder),
+            tokenizer=tokenizer,
+            transformer=transformer,
+            scheduler=scheduler,
+            learned_classifier_free_sampling_embeddings=learned_classifier_free_sampling_embeddings,
+        )
+
+    def __call__(
+        self,
+        prompt: Optional[Prompt] = None,
+        num_inference_steps: int = 100,
+        guidance_scale: float = 5.0,
+        truncation_rate: float = 1.0,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: Union[Tensor, np.ndarray, None] = None,
+        output_type: str = "pil",
+        return_dict: bool = False,
+        callback: Optional[Callable[[int, int, Tensor], None]] = None,
+        callback_steps: int = 1,
+        callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
+        negative_prompt: Optional[Prompt] = None,
+        prompt_embeds: Optional[Tensor] = None,
+        negative_prompt_embeds: Optional[Tensor] = None,
+    ) -> Union[ImagePipelineOutput, tuple]:
+        """Generates pictures.
+
+        Args:
+            prompt: what to show; a list gives a batch. Left out where ``prompt_embeds`` is given.
+            num_inference_steps: 1 to the timesteps of training; fewer are spread over the whole range.
+            guidance_scale: how far from the null text to go; above 1, guidance is on.
+            truncation_rate: share of the probability kept at each pixel, (0, 1]; 1 keeps all.
+            num_images_per_prompt: pictures of each prompt, next to each other in the result.
+            generator: a numpy generator or a seed; a list of them gives each picture its own.
+            latents: x_T to start from, (batch, pixels) integers; None: all masked.
+            output_type: "pil", "np" or "latent".
+            return_dict: an ``ImagePipelineOutput`` instead of a tuple.
+            callback: called as ``callback(step, timestep, latents)`` every ``callback_steps`` steps.
+            callback_on_step_end: called as ``f(pipe, step, timestep, {"latents": x})`` after each step; a dict
+                that it returns with "latents" replaces x.
+            negative_prompt: steer away from this instead of the null text.
+            prompt_embeds, negative_prompt_embeds: from ``encode_prompt``: (batch, length, hidden_size), every
+                token of length 1, one for each prompt.
+
+        Returns:
+            ``(images,)`` or an ``ImagePipelineOutput``.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it must be; the message names it.
+        """
+        check_settings(guidance_scale, truncation_rate, num_images_per_prompt, output_type, callback_steps)
+        self.scheduler.set_timesteps(num_inference_steps)
+        guided = guidance_scale > 1.0
+        embeddings, null = self.encode_prompt(
+            prompt, num_images_per_prompt, guided, negative_prompt, prompt_embeds, negative_prompt_embeds
+        )
+        batch, pixels = embeddings.shape[0], self.transformer.num_latent_pixels
+        generators = make_generators(generator, batch)
+        x_t = check_latents(latents, (batch, pixels), self.transformer.num_vector_embeds)
+        context = ops.concat((null, embeddings), 0) if guided else embeddings
+        step = self._graphs.get(DenoisingStep, self.transformer, self.scheduler, guided, name="denoising step")
+        scale = Tensor(guidance_scale, ms.float32)
+        rate = Tensor(truncation_rate, ms.float32)
+
+        for i, t in enumerate(self.progress_bar(self.scheduler.chain[:-1])):
+            uniforms = Tensor(draw_uniforms(generators, batch, pixels))
+            x_t = step(x_t, Tensor([t], ms.int32), self.scheduler.jump(t), context, scale, rate, uniforms)
+            if callback_on_step_end is not None:
+                changed = callback_on_step_end(self, i, t, {"latents": x_t}) or {}
+                if "latents" in changed:
+                    x_t = check_latents(changed["latents"], (batch, pixels), self.transformer.num_vector_embeds)
+            if callback is not None and i % callback_steps == 0:
+                callback(i, t, x_t)
+
+        images = x_t if output_type == "latent" else self.decode_latents(x_t, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def encode_prompt(
+        self,
+        prompt: Optional[Prompt] = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: Optional[Prompt] = None,
+        prompt_embeds: Optional[Tensor] = None,
+        negative_prompt_embeds: Optional[Tensor] = None,
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """Embeddings of the prompts and of what guidance steers away from (None without guidance).
+
+        Returns:
+            Both (prompts * num_images_per_prompt, length, hidden_size), tokens of length 1.
+        """
+        prompts = check_prompt(prompt, prompt_embeds, "prompt")
+        given = self._check_embeddings(prompt_embeds, "prompt_embeds")
+        embeddings = self._embed(prompts) if given is None else given
+        count = embeddings.shape[0]
+        embeddings = ops.repeat_interleave(embeddings, num_images_per_prompt, 0)
+        if not do_classifier_free_guidance:
+            return embeddings, None
+        null = self._null_embeddings(count, negative_prompt, negative_prompt_embeds)
+        return embeddings, ops.repeat_interleave(null, num_images_per_prompt, 0)
+
+    def _null_embeddings(
+        self, count: int, negative_prompt: Optional[Prompt], negative_prompt_embeds: Optional[Tensor]
+    ) -> Tensor:
+        """What guidance steers away from: given, encoded, learned, or the empty prompt; (count, length, hidden)."""
+        given = self._check_embeddings(negative_prompt_embeds, "negative_prompt_embeds")
+        learned = self.learned_classifier_free_sampling_embeddings
+        if given is not None:
+            if negative_prompt is not None:
+                raise ValueError("give negative_prompt or negative_prompt_embeds, not both.")
+            null = given
+        elif negative_prompt is not None:
+            null = self._embed(check_prompt(negative_prompt, None, "negative_prompt"))
+        elif learned.learnable:
+            null = learned.embeddings.value().expand_dims(0).astype(self.transformer.dtype)
+        else:
+            null = self._embed([""])
+        if null.shape[0] not in (1, count):
+            raise ValueError(f"{null.shape[0]} negative prompts given for {count} prompts: give one, or one for each.")
+        return null if null.shape[0] == count else ops.repeat_interleave(null, count, 0)
+
+    def _embed(self, prompts: list[str]) -> Tensor:
+        length = min(self.tokenizer.model_max_length, self.text_encoder.max_length)
+        rows = [self.tokenizer.encode(prompt) for prompt in prompts]
+        for row in rows:
+            if len(row) > length:
+                cut = self.tokenizer.decode(row[length - 1 : -1])
+                logger.warning("A prompt has %d tokens, %d fit; this was cut off: %r", len(row), length, cut)
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="np")
+        input_ids = Tensor(tokens.input_ids, ms.int32)
+        graph = self._graphs.get(TextEncoding, self.text_encoder, name="text encoder")
+        return graph(input_ids).astype(self.transformer.dtype)
+
+    def _check_embeddings(self, embeddings: Optional[Tensor], name: str) -> Optional[Tensor]:
+        if embeddings is None:
+            return None
+        check_embeddings(embeddings, self.transformer.config.cross_attention_dim, name)
+        return embeddings.astype(self.transformer.dtype)
+
+    def decode_latents(self, codes: Tensor, output_type: str = "pil") -> Any:
+        """Codes (batch, pixels) -> pictures: a list of PIL, or (batch, height, width, 3) float32 in [0, 1]."""
+        height, width = self.transformer.height, self.transformer.width
+        images = self._graphs.get(CodeDecoding, self.vqvae, height, width, name="decoder")(codes).asnumpy()
+        return self.numpy_to_pil(images) if output_type == "pil" else images
+
+    def truncate(self, log_p_x_0: Tensor, truncation_rate: float) -> Tensor:
+        """Truncation sampling as the steps apply it; see ``mindone_vq.diffusion.guidance.truncate``.
+
+        Args:
+            log_p_x_0: (batch, classes, pixels).
+            truncation_rate: share of the probability that is kept, (0, 1].
+
+        Returns:
+            The same shape, -70 for what is dropped.
+        """
+        log_p = log_p_x_0.astype(ms.float32).transpose(0, 2, 1)  # (batch, pixels, classes)
+        return truncate(log_p, Tensor(truncation_rate, ms.float32)).transpose(0, 2, 1)

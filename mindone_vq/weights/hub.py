@@ -1,0 +1,98 @@
+"""From what the user names - a folder or a hub id - to a folder on this machine."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from mindone_vq.weights.store import weight_files
+
+# Weight files of any component, diffusers' names and transformers' names.
+WEIGHT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+SMALL_ENDINGS = (".json", ".txt")
+
+
+def resolve(
+    source: Union[str, os.PathLike],
+    folders: Optional[Iterable[str]] = None,
+    variant: Optional[str] = None,
+    **hub_options: Any,
+) -> Path:
+    """The folder that ``source`` names, downloaded into the hub's cache where it is a hub id.
+
+    Args:
+        source: a folder, or a hub id "owner/name".
+        folders: of a hub repository only these sub-folders (and the files beside them); None: all.
+        variant: of the weights only this variant, where a folder has it.
+        hub_options: ``revision``, ``cache_dir``, ``local_files_only``, ``token``, ``force_download``, as
+            huggingface_hub takes them. The variables HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT are its own.
+
+    Raises:
+        FileNotFoundError: neither a folder nor something the hub or its cache has.
+        TypeError: an unknown option.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise FileNotFoundError(f"{source} is a file; give the folder that holds model_index.json or config.json.")
+    unknown = set(hub_options) - {"revision", "cache_dir", "local_files_only", "token", "force_download"}
+    if unknown:
+        raise TypeError(f"from_pretrained has no argument {', '.join(sorted(unknown))}.")
+    if not _looks_like_hub_id(str(source)):
+        raise FileNotFoundError(f"{source} is not a folder here, and not a hub id of the form owner/name either.")
+    return _download(str(source), folders, variant, **hub_options)
+
+
+def _looks_like_hub_id(source: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return source.count("/") == 1
+
+
+def _download(repo_id: str, folders: Optional[Iterable[str]], variant: Optional[str], **options: Any) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    offline = options.get("local_files_only") or huggingface_hub.constants.HF_HUB_OFFLINE
+    try:
+        if offline:
+            wanted = None
+        else:
+            listing = huggingface_hub.HfApi().list_repo_files(
+                repo_id, revision=options.get("revision"), token=options.get("token")
+            )
+            wanted = files_to_download(listing, folders, variant)
+        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=wanted, **options))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise FileNotFoundError(
+            f"{repo_id} is not a folder here and not in the hub's cache, and the hub may not be asked "
+            "(local_files_only or HF_HUB_OFFLINE). Download it once while online."
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise FileNotFoundError(f"{repo_id} is not a folder here, and the hub answers: {error}") from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{repo_id} is not a folder here, and the hub cannot be reached ({type(error).__name__}: {error}). "
+            "Give a local folder, or local_files_only=True for what was downloaded before."
+        ) from error
+
+
+def files_to_download(listing: Iterable[str], folders: Optional[Iterable[str]], variant: Optional[str]) -> list[str]:
+    """Of the files in a repository those that loading needs: configs, vocabularies, one set of weights a folder."""
+    by_folder: dict[str, list[str]] = {}
+    for name in listing:
+        folder, _, base = name.rpartition("/")
+        by_folder.setdefault(folder, []).append(base)
+    wanted = []
+    for folder, names in by_folder.items():
+        if folders is not None and folder not in ("", *folders):
+            continue
+        chosen = [name for name in names if name.endswith(SMALL_ENDINGS) and ".index." not in name]
+        weights = weight_files(names, WEIGHT_STEMS, variant) or weight_files(names, WEIGHT_STEMS)
+        wanted += [f"{folder}/{name}" if folder else name for name in chosen + weights]
+    return wanted
