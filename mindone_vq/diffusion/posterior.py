@@ -6,7 +6,7 @@ docs/math.md derives it. Classes are the last axis here.
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from mindone_vq.diffusion.schedule import LOG_ZERO
+from mindone_vq.diffusion.schedule import LOG_ONE_HOT_FLOOR
 
 
 def log_transition(x_t: Tensor, num_classes: int, to_mask: Tensor, to_other: Tensor, to_same: Tensor) -> Tensor:
@@ -42,5 +42,6 @@ def log_posterior(log_p_x_0: Tensor, x_t: Tensor, jump: Tensor) -> Tensor:
     reached = ops.logaddexp(log_weight + jump[6], log_sum + jump[7])  # q(x_s | x_0), summed over x_0
     to_classes = reached + log_transition(x_t, classes, jump[3], jump[4], jump[5])
     is_mask = (x_t == classes).expand_dims(-1)
-    to_mask = ops.where(is_mask, log_sum + jump[8], ops.full_like(log_sum, LOG_ZERO))  # nothing leaves the mask
+    # No code turns back into the mask; the floor stands for that zero as in the published code.
+    to_mask = log_sum + jump[8] + ops.where(is_mask, 0.0, LOG_ONE_HOT_FLOOR)
     return ops.concat((to_classes, to_mask), -1)

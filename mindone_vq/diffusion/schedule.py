@@ -8,6 +8,8 @@ import numpy as np
 CLEAN = -1
 # Stands for log(0) inside graphs: far below every real log probability, and finite.
 LOG_ZERO = -1e4
+# Log of the floor that the published code puts under one-hot vectors, log(1e-30).
+LOG_ONE_HOT_FLOOR = -69.07755
 # Order of the entries that ``TransitionSchedule.jump`` returns.
 JUMP_ENTRIES = (
     "to_mask_from_x_0",  # log q(x_t = mask | x_0)

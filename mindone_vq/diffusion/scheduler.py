@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone_vq.diffusion.posterior import log_posterior, log_transition
 from mindone_vq.diffusion.sampling import Generators, draw, draw_uniforms, make_generators
-from mindone_vq.diffusion.schedule import CLEAN, TransitionSchedule
+from mindone_vq.diffusion.schedule import CLEAN, LOG_ONE_HOT_FLOOR, TransitionSchedule
 from mindone_vq.outputs import Output
 from mindone_vq.weights import hub
 from mindone_vq.weights.pretrained import ConfigMixin, register_to_config
@@ -152,7 +152,7 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
             s: an earlier timestep; None: t - 1; -1: x_0 itself.
 
         Returns:
-            (batch, classes + 1, pixels) float32; -1e4 stands for log(0).
+            (batch, classes + 1, pixels) float32.
         """
         t = self._check_timestep(t)
         s = t - 1 if s is None else int(s)
@@ -183,8 +183,8 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         first = 0 if cumulative else 3
         rows = log_transition(x_t, self.mask_class, entries[first], entries[first + 1], entries[first + 2])
         if not cumulative:
-            stays_mask = ops.where(x_t == self.mask_class, Tensor(0.0, ms.float32), Tensor(np.log(1e-30), ms.float32))
-            rows = ops.concat((rows, stays_mask.expand_dims(-1)), -1)
+            from_mask = ops.where(x_t == self.mask_class, 0.0, LOG_ONE_HOT_FLOOR)
+            rows = ops.concat((rows, from_mask.expand_dims(-1)), -1)
         return rows.transpose(0, 2, 1)
 
     def add_noise(self, x_0: Tensor, t: Union[int, Tensor, np.ndarray], generator: Generators = None) -> Tensor:

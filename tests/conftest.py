@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+
+from mindone_vq import VQDiffusionPipeline
+from mindone_vq.demo import MODEL
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """MindSpore may drop files where it runs."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers that differ from test to test and are the same every time."""
+    return np.random.default_rng(sum(request.node.nodeid.encode()))
+
+
+@pytest.fixture(scope="session")
+def demo_pipe():
+    """The bundled pipeline; tests that exchange parts make a new one of its components."""
+    pipe = VQDiffusionPipeline.from_pretrained(MODEL)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,111 @@
+"""diffusers and transformers load what we save and answer the same; we load what they save."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from diffusers import VQDiffusionScheduler as TorchScheduler
+from diffusers.pipelines.deprecated.vq_diffusion.pipeline_vq_diffusion import (
+    LearnedClassifierFreeSamplingEmbeddings as TorchEmbeddings,
+)
+from mindspore import Tensor
+from transformers import CLIPTokenizer as TorchTokenizer
+
+from mindone_vq import (
+    CLIPTextModel,
+    CLIPTokenizer,
+    LearnedClassifierFreeSamplingEmbeddings,
+    Transformer2DModel,
+    VQDiffusionScheduler,
+    VQModel,
+)
+from tests.numerics import relative_error
+from tests.parity.peers import TorchCLIP, TorchTransformer, TorchVQModel, pair_clip, pair_transformer, pair_vq
+from tests.parity.test_clip import SMALL, token_ids
+from tests.parity.test_transformer import BASE, inputs
+from tests.parity.test_vq_model import ATTENTION, SPATIAL, picture
+
+
+@pytest.mark.parametrize("config", [ATTENTION, SPATIAL], ids=["group", "spatial"])
+def test_vq_model(config, rng, tmp_path):
+    ours, theirs = pair_vq(**config)
+    x = picture(config, rng)
+    ours.save_pretrained(tmp_path / "ours")
+    reloaded = TorchVQModel.from_pretrained(tmp_path / "ours")
+    assert relative_error(ours(Tensor(x))[0], reloaded(torch.tensor(x)).sample) <= 1e-5
+    theirs.save_pretrained(tmp_path / "theirs")
+    loaded = VQModel.from_pretrained(tmp_path / "theirs")
+    assert relative_error(loaded(Tensor(x))[0], theirs(torch.tensor(x)).sample) <= 1e-5
+
+
+def test_transformer(rng, tmp_path):
+    config = dict(BASE, num_attention_heads=3, attention_head_dim=8)
+    ours, _ = pair_transformer(**config)
+    x_t, text = inputs(config, rng)
+    ours.save_pretrained(tmp_path / "ours")
+    reloaded = TorchTransformer.from_pretrained(tmp_path / "ours", low_cpu_mem_usage=False)
+    expected = reloaded(torch.tensor(x_t), torch.tensor(text), torch.tensor(3)).sample
+    assert relative_error(ours(Tensor(x_t, ms.int32), Tensor(text), 3)[0], expected) <= 1e-5
+    reloaded.save_pretrained(tmp_path / "theirs", max_shard_size="10KB")
+    assert len(list((tmp_path / "theirs").glob("*-of-*.safetensors"))) > 1
+    loaded = Transformer2DModel.from_pretrained(tmp_path / "theirs")
+    assert relative_error(loaded(Tensor(x_t, ms.int32), Tensor(text), 3)[0], expected) <= 1e-5
+
+
+def test_text_encoder(rng, tmp_path):
+    ours, theirs = pair_clip(**SMALL)
+    ids = token_ids(rng, 2, 11)
+    ours.save_pretrained(tmp_path / "ours")
+    reloaded = TorchCLIP.from_pretrained(tmp_path / "ours")
+    assert relative_error(ours(Tensor(ids, ms.int32))[1], reloaded(torch.tensor(ids)).pooler_output) <= 1e-5
+    theirs.half().save_pretrained(tmp_path / "theirs", variant="fp16")
+    loaded = CLIPTextModel.from_pretrained(tmp_path / "theirs", variant="fp16")
+    assert loaded.dtype == ms.float32
+    assert relative_error(loaded(Tensor(ids, ms.int32))[0], theirs.float()(torch.tensor(ids))[0]) <= 1e-5
+
+
+def test_bfloat16_weights_are_read(rng, tmp_path):
+    _, theirs = pair_clip(**SMALL)
+    ids = token_ids(rng, 2, 11)
+    theirs.bfloat16().save_pretrained(tmp_path / "theirs")
+    loaded = CLIPTextModel.from_pretrained(tmp_path / "theirs")
+    assert relative_error(loaded(Tensor(ids, ms.int32))[0], theirs.float()(torch.tensor(ids))[0]) <= 1e-5
+
+
+@pytest.mark.parametrize("learnable", [True, False])
+def test_null_text(learnable, rng, tmp_path):
+    ours = LearnedClassifierFreeSamplingEmbeddings(learnable, 5, 3)
+    if learnable:
+        ours.embeddings.set_data(Tensor(rng.standard_normal((3, 5)).astype(np.float32)))
+    ours.save_pretrained(tmp_path / "ours")
+    reloaded = TorchEmbeddings.from_pretrained(tmp_path / "ours")
+    assert reloaded.learnable is learnable
+    if learnable:
+        assert np.array_equal(reloaded.embeddings.numpy(), ours.embeddings.asnumpy())
+    reloaded.save_pretrained(tmp_path / "theirs")
+    loaded = LearnedClassifierFreeSamplingEmbeddings.from_pretrained(tmp_path / "theirs")
+    if learnable:
+        assert np.array_equal(loaded.embeddings.asnumpy(), ours.embeddings.asnumpy())
+    else:
+        assert loaded.embeddings is None
+
+
+def test_scheduler(tmp_path):
+    ours = VQDiffusionScheduler(33, 20, alpha_cum_start=0.98, gamma_cum_start=0.01)
+    ours.save_pretrained(tmp_path / "ours")
+    reloaded = TorchScheduler.from_pretrained(tmp_path / "ours")
+    assert np.allclose(np.exp(reloaded.log_cumprod_at.numpy()[:-1]), ours.schedule.keep, atol=1e-7)
+    reloaded.save_pretrained(tmp_path / "theirs")
+    assert VQDiffusionScheduler.from_pretrained(tmp_path / "theirs").config == ours.config
+
+
+def test_tokenizer(demo_pipe, tmp_path):
+    prompts = ["A LARGE red circle!", "日本 <|endoftext|> ring", ""]
+    demo_pipe.tokenizer.save_pretrained(tmp_path / "ours")
+    reloaded = TorchTokenizer.from_pretrained(tmp_path / "ours")
+    options = dict(padding="max_length", max_length=20)
+    assert reloaded(prompts, **options).input_ids == demo_pipe.tokenizer(prompts, **options).input_ids
+    assert reloaded.model_max_length == demo_pipe.tokenizer.model_max_length == 12
+    reloaded.save_pretrained(tmp_path / "theirs")
+    loaded = CLIPTokenizer.from_pretrained(tmp_path / "theirs")
+    assert loaded(prompts, **options).input_ids == demo_pipe.tokenizer(prompts, **options).input_ids
