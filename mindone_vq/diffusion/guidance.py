@@ -2,6 +2,8 @@
 
 from mindspore import Tensor, ops
 
+from mindone_vq.diffusion.logarithms import logsumexp
+
 # What log(0) becomes, as in the published samplers.
 LOG_FLOOR = -70.0
 
@@ -16,7 +18,7 @@ def guide(log_p_conditional: Tensor, log_p_null: Tensor, guidance_scale: Tensor)
         guidance_scale: scalar.
     """
     guided = log_p_null + guidance_scale * (log_p_conditional - log_p_null)
-    return guided - ops.logsumexp(guided, -1, True)
+    return guided - logsumexp(guided)
 
 
 def truncate(log_p_x_0: Tensor, truncation_rate: Tensor) -> Tensor:

@@ -8,20 +8,8 @@ import numpy as np
 CLEAN = -1
 # Stands for log(0) inside graphs: far below every real log probability, and finite.
 LOG_ZERO = -1e4
-# Log of the floor that the published code puts under one-hot vectors, log(1e-30).
-LOG_ONE_HOT_FLOOR = -69.07755
-# Order of the entries that ``TransitionSchedule.jump`` returns.
-JUMP_ENTRIES = (
-    "to_mask_from_x_0",  # log q(x_t = mask | x_0)
-    "to_other_from_x_0",  # log q(x_t = k | x_0 != k)
-    "to_same_from_x_0",  # log q(x_t = k | x_0 = k)
-    "to_mask_from_x_s",  # log q(x_t = mask | x_s != mask)
-    "to_other_from_x_s",  # log q(x_t = k | x_s != k, mask)
-    "to_same_from_x_s",  # log q(x_t = k | x_s = k)
-    "keep_until_s",  # log A_s
-    "replace_until_s",  # log B_s
-    "mask_until_s",  # log C_s
-)
+# What the published code puts in place of the zeros of a one-hot vector before it takes the logarithm.
+ONE_HOT_FLOOR = 1e-30
 
 
 @dataclass(frozen=True)
@@ -80,17 +68,40 @@ class TransitionSchedule:
         mask = 1 - (1 - mask_t) / (1 - mask_s)
         return keep, (1 - keep - mask) / self.num_classes, mask
 
+    def log_rows(self, t: int, s: int) -> np.ndarray:
+        """log q(x_t | x_s = k) for x_t the mask, another class than k, and k: (3,) float32."""
+        keep, replace, mask = self.between(t, s)
+        return _log(mask, replace, keep + replace)
+
     def jump(self, t: int, s: int) -> np.ndarray:
-        """All that the posterior q(x_s | x_t, x_0) needs, as logarithms in the order of ``JUMP_ENTRIES``.
+        """The coefficients of p(x_s | x_t) = sum over x_0 of q(x_s | x_t, x_0) p(x_0), as logarithms.
+
+        With W the sum over x_0 of p(x_0) r / q(x_t | x_0), where the reference r is q(x_t | x_0) for x_t the mask,
+        or for x_t another class than x_0 (docs/math.md):
+
+            p(x_s = k) = keep_k p(x_0 = k) + replace_k W      p(x_s = mask) = mask W
+
+        The products are taken here in float64: inside a graph in float32 their factors, down to 1e-10, would
+        cost the last digits of the result.
 
         Returns:
-            (9,) float32, with ``LOG_ZERO`` for log(0).
+            (9,) float32: keep_k for x_t the mask, another class than k, k; replace_k for the same three;
+            r / q(x_t | x_0) for x_0 = x_t; mask for x_t the mask and for x_t a class.
         """
         keep_t, replace_t, mask_t = self.cumulative(t)
+        keep_s, replace_s, mask_s = self.cumulative(s)
         keep, replace, mask = self.between(t, s)
-        values = np.array(
-            [mask_t, replace_t, keep_t + replace_t, mask, replace, keep + replace, *self.cumulative(s)]
-        )
-        logs = np.full(values.shape, LOG_ZERO)
-        np.log(values, out=logs, where=values > 0)
-        return logs.astype(np.float32)
+        to_mask, to_other, to_same = mask / mask_t, replace / replace_t, (keep + replace) / (keep_t + replace_t)
+        weight_same = replace_t / (keep_t + replace_t)
+        kept = (keep_s * to_mask, keep_s * to_other, keep_s * to_same)
+        replaced = (replace_s * to_mask, replace_s * to_other, replace_s * to_same / weight_same)
+        masked = (mask_s / mask_t, mask_s / replace_t * ONE_HOT_FLOOR)  # no class turns back into the mask
+        return _log(*kept, *replaced, weight_same, *masked)
+
+
+def _log(*values: float) -> np.ndarray:
+    """float32 logarithms, ``LOG_ZERO`` for those of 0."""
+    array = np.array(values)
+    logs = np.full(array.shape, LOG_ZERO)
+    np.log(array, out=logs, where=array > 0)
+    return logs.astype(np.float32)

@@ -9,9 +9,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindone_vq.diffusion.posterior import log_posterior, log_transition
+from mindone_vq.diffusion.posterior import by_state, log_posterior
 from mindone_vq.diffusion.sampling import Generators, draw, draw_uniforms, make_generators
-from mindone_vq.diffusion.schedule import CLEAN, LOG_ONE_HOT_FLOOR, TransitionSchedule
+from mindone_vq.diffusion.schedule import CLEAN, ONE_HOT_FLOOR, TransitionSchedule
 from mindone_vq.outputs import Output
 from mindone_vq.weights import hub
 from mindone_vq.weights.pretrained import ConfigMixin, register_to_config
@@ -179,11 +179,9 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         """
         t = self._check_timestep(t)
         x_t = x_t.astype(ms.int32)
-        entries = Tensor(self.schedule.jump(t, t - 1))
-        first = 0 if cumulative else 3
-        rows = log_transition(x_t, self.mask_class, entries[first], entries[first + 1], entries[first + 2])
+        rows = by_state(x_t, self.mask_class, Tensor(self.schedule.log_rows(t, CLEAN if cumulative else t - 1)))
         if not cumulative:
-            from_mask = ops.where(x_t == self.mask_class, 0.0, LOG_ONE_HOT_FLOOR)
+            from_mask = ops.where(x_t == self.mask_class, 0.0, float(np.log(ONE_HOT_FLOOR)))
             rows = ops.concat((rows, from_mask.expand_dims(-1)), -1)
         return rows.transpose(0, 2, 1)
 

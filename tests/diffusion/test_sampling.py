@@ -1,0 +1,71 @@
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+from scipy.stats import chisquare
+
+from mindone_vq.diffusion.sampling import draw, draw_uniforms, make_generators
+
+
+def test_draws_follow_the_distribution(rng):
+    p = np.array([0.5, 0.0, 0.2, 0.05, 0.25])
+    draws = 50_000
+    with np.errstate(divide="ignore"):
+        log_p = np.maximum(np.log(p), -1e4).astype(np.float32)
+    log_p = Tensor(np.broadcast_to(log_p, (1, draws, 5)).copy())
+    states = draw(log_p, Tensor(rng.random((1, draws), dtype=np.float32))).asnumpy()
+    counts = np.bincount(states.ravel(), minlength=5)
+    assert counts[1] == 0
+    possible = p > 0
+    assert chisquare(counts[possible], draws * p[possible]).pvalue > 1e-4
+
+
+def test_the_state_is_where_the_cumulative_probability_passes_the_uniform():
+    log_p = Tensor(np.log(np.tile([0.25, 0.5, 0.25], (1, 5, 1))).astype(np.float32))
+    uniforms = Tensor(np.array([[0.0, 0.24, 0.26, 0.74, 0.76]], np.float32))
+    assert draw(log_p, uniforms).asnumpy().tolist() == [[0, 0, 1, 1, 2]]
+
+
+def test_an_impossible_state_is_not_drawn_at_either_end():
+    log_p = Tensor(np.array([[[-1e4, 0.0, -1e4]] * 3], np.float32))
+    uniforms = Tensor(np.array([[0.0, 0.5, 1 - 2**-24]], np.float32))
+    assert draw(log_p, uniforms).asnumpy().tolist() == [[1, 1, 1]]
+
+
+def test_probabilities_need_not_be_normalised(rng):
+    log_p = rng.standard_normal((2, 7, 9)).astype(np.float32)
+    uniforms = Tensor(rng.random((2, 7), dtype=np.float32))
+    shifted = draw(Tensor(log_p + 2.0), uniforms).asnumpy()
+    assert np.array_equal(draw(Tensor(log_p), uniforms).asnumpy(), shifted)
+
+
+def test_an_image_with_a_generator_of_its_own_gets_the_same_numbers_in_any_batch():
+    alone = draw_uniforms(make_generators([5], 1), 1, 12)
+    together = draw_uniforms(make_generators([3, 5, np.random.default_rng(9)], 3), 3, 12)
+    assert np.array_equal(alone[0], together[1])
+    assert alone.dtype == np.float32
+    assert draw_uniforms(make_generators(5, 3), 3, 12).shape == (3, 12)
+
+
+@pytest.mark.parametrize(
+    "generator, error",
+    [
+        ([1, 2], ValueError),
+        ([], ValueError),
+        (-1, ValueError),
+        ("7", TypeError),
+        (1.5, TypeError),
+        (True, TypeError),
+        ([1, None, object()], TypeError),
+    ],
+)
+def test_what_is_no_generator_is_refused(generator, error):
+    with pytest.raises(error, match="generator|seed"):
+        make_generators(generator, 3)
+
+
+def test_a_compiled_draw_is_the_same(rng):
+    log_p = Tensor(rng.standard_normal((2, 7, 9)).astype(np.float32))
+    uniforms = Tensor(rng.random((2, 7), dtype=np.float32))
+    compiled = ms.jit(draw, fullgraph=True)(log_p, uniforms)
+    assert np.array_equal(compiled.asnumpy(), draw(log_p, uniforms).asnumpy())

@@ -1,0 +1,116 @@
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+from scipy.stats import chisquare
+
+from mindone_vq import VQDiffusionScheduler
+from mindone_vq.diffusion.schedule import CLEAN
+from tests.diffusion.brute_force import matrix, posterior
+
+STRONG = dict(alpha_cum_start=0.95, alpha_cum_end=0.05, gamma_cum_start=0.02, gamma_cum_end=0.7)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 25, 33, 50, 99, 100])
+def test_timesteps_spread_over_the_whole_range(steps):
+    scheduler = VQDiffusionScheduler(5)
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.asnumpy()
+    assert len(timesteps) == steps == scheduler.num_inference_steps
+    assert timesteps[0] == 99
+    gaps = -np.diff([*timesteps, CLEAN])
+    assert gaps.min() >= 1
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_as_many_steps_as_timesteps_give_the_published_chain():
+    scheduler = VQDiffusionScheduler(5, 30)
+    scheduler.set_timesteps(30)
+    assert scheduler.timesteps.asnumpy().tolist() == list(range(29, -1, -1))
+
+
+@pytest.mark.parametrize("steps, error", [(0, ValueError), (-3, ValueError), (101, ValueError), (2.5, TypeError), ("9", TypeError), (True, TypeError), (None, TypeError)])
+def test_other_numbers_of_steps_are_refused(steps, error):
+    with pytest.raises(error, match="num_inference_steps"):
+        VQDiffusionScheduler(5).set_timesteps(steps)
+
+
+def test_a_timestep_outside_the_chain_is_refused():
+    scheduler = VQDiffusionScheduler(5)
+    scheduler.set_timesteps(10)
+    log_p = Tensor(np.zeros((1, 4, 3), np.float32))
+    with pytest.raises(ValueError, match="not in the chain"):
+        scheduler.step(log_p, 98, Tensor(np.zeros((1, 3)), ms.int32))
+
+
+@pytest.mark.parametrize("state", [0, 2, 4], ids=["a code", "another code", "the mask"])
+@pytest.mark.parametrize("steps", [20, 4])
+def test_a_step_draws_from_the_posterior(state, steps, rng):
+    draws = 50_000
+    scheduler = VQDiffusionScheduler(5, 20, **STRONG)
+    scheduler.set_timesteps(steps)
+    t = scheduler.chain[1]
+    s = scheduler.previous_timestep(t)
+    p_x_0 = np.array([0.4, 0.1, 0.3, 0.2])
+    log_p = Tensor(np.broadcast_to(np.log(p_x_0)[None, :, None], (1, 4, draws)).astype(np.float32))
+    x_t = Tensor(np.full((1, draws), state), ms.int32)
+    x_s = scheduler.step(log_p, t, x_t, generator=np.random.default_rng(rng.integers(2**32)))[0].asnumpy()
+    counts = np.bincount(x_s.ravel(), minlength=5)
+    expected = posterior(scheduler.schedule, p_x_0, state, t, s)
+    possible = expected > 0
+    assert not counts[~possible].any()
+    assert chisquare(counts[possible], draws * expected[possible] / expected[possible].sum()).pvalue > 1e-4
+
+
+def test_a_step_is_the_same_from_the_same_seed_and_differs_from_another(rng):
+    scheduler = VQDiffusionScheduler(9)
+    log_p = Tensor(np.log(rng.dirichlet(np.ones(8), (2, 64))).transpose(0, 2, 1).astype(np.float32))
+    x_t = Tensor(np.full((2, 64), 8), ms.int32)
+    outputs = [scheduler.step(log_p, 50, x_t, generator=seed, return_dict=True).prev_sample for seed in (1, 1, 2)]
+    outputs = [output.asnumpy() for output in outputs]
+    assert np.array_equal(outputs[0], outputs[1])
+    assert not np.array_equal(outputs[0], outputs[2])
+    assert outputs[0].dtype == np.int32
+
+
+@pytest.mark.parametrize("t", [0, 7, 19])
+def test_noise_follows_the_forward_process(t, rng):
+    draws = 50_000
+    scheduler = VQDiffusionScheduler(5, 20, **STRONG)
+    x_0 = Tensor(np.full((1, draws), 2), ms.int32)
+    x_t = scheduler.add_noise(x_0, t, generator=np.random.default_rng(rng.integers(2**32))).asnumpy()
+    expected = matrix(*scheduler.schedule.cumulative(t), 4)[2]
+    assert chisquare(np.bincount(x_t.ravel(), minlength=5), draws * expected).pvalue > 1e-4
+
+
+def test_noise_has_a_timestep_and_a_generator_for_each_image():
+    scheduler = VQDiffusionScheduler(9)
+    x_0 = np.zeros((3, 400), np.int64)
+    together = scheduler.add_noise(Tensor(x_0, ms.int32), Tensor([5, 50, 95], ms.int32), [1, 2, 3]).asnumpy()
+    alone = scheduler.add_noise(x_0[1:2], 50, 2).asnumpy()
+    assert np.array_equal(together[1:2], alone)
+    masked = (together == 8).mean(1)
+    assert masked[0] < 0.2 < 0.4 < masked[1] < 0.6 < 0.85 < masked[2]
+
+
+@pytest.mark.parametrize("x_0", [[[8]], [[-1]], [0, 1]])
+def test_noise_on_what_is_no_code_is_refused(x_0):
+    with pytest.raises(ValueError, match="x_0 must be"):
+        VQDiffusionScheduler(9).add_noise(np.array(x_0), 3)
+
+
+def test_one_compilation_serves_every_step(rng):
+    scheduler = VQDiffusionScheduler(9)
+    compiled = ms.jit(scheduler, fullgraph=True)
+    log_p = Tensor(np.log(rng.dirichlet(np.ones(8), (2, 16))).astype(np.float32))
+    x_t, uniforms = Tensor(np.full((2, 16), 8), ms.int32), Tensor(rng.random((2, 16), dtype=np.float32))
+    for t in (99, 40, 0):
+        jump = scheduler.jump(t)
+        eager = scheduler.construct(log_p, x_t, jump, uniforms).asnumpy()
+        assert np.array_equal(compiled(log_p, x_t, jump, uniforms).asnumpy(), eager)
+
+
+def test_a_scheduler_is_saved_and_loaded(tmp_path):
+    scheduler = VQDiffusionScheduler(9, 30, gamma_cum_end=0.9, alpha_cum_end=0.05)
+    scheduler.save_pretrained(tmp_path)
+    assert VQDiffusionScheduler.from_pretrained(tmp_path).config == scheduler.config
