@@ -178,13 +178,6 @@ class CLIPTextModel(PretrainedCell):
         return CLIPTextOutput(last_hidden_state=last_hidden_state, pooler_output=pooler_output)
 
     @classmethod
-    def check_config(cls, config: dict[str, Any], path: Path) -> None:
-        kind = config.get("model_type", "clip_text_model")
-        if kind != "clip_text_model" or config.get("_class_name", cls.__name__) != cls.__name__:
-            named = config.get("_class_name", kind)
-            raise ValueError(f"{path} is the config of a {named}, not of a CLIP text model (clip_text_model).")
-
-    @classmethod
     def load_config(cls, folder: Path) -> dict[str, Any]:
         """The arguments in transformers' config; its many entries about training and generation are left out."""
         config = super().load_config(folder)

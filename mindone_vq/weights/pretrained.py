@@ -62,7 +62,7 @@ class ConfigMixin:
     @classmethod
     def check_config(cls, config: Mapping[str, Any], path: Path) -> None:
         """Raises ValueError where ``config`` says that it belongs to another class."""
-        named = config.get("_class_name", cls.__name__)
+        named = config.get("_class_name") or (config.get("architectures") or [cls.__name__])[0]
         if named != cls.__name__:
             raise ValueError(f"{path} is the config of a {named}, not of a {cls.__name__}.")
 
