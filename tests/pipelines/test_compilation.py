@@ -1,0 +1,46 @@
+"""What compiles again, counted where MindSpore keeps its compiled graphs."""
+
+import mindspore.common.api as api
+import numpy as np
+import pytest
+
+from tests.tiny_pipeline import random_pipeline
+
+
+def compiled_graphs() -> int:
+    return len(api.ms_compile_cache)
+
+
+@pytest.fixture
+def pipe():
+    return random_pipeline(np.random.default_rng(5))
+
+
+def new_graphs(pipe, *prompts, **options) -> int:
+    before = compiled_graphs()
+    pipe(list(prompts), output_type="np", **{"num_inference_steps": 4, "generator": 0, **options})
+    return compiled_graphs() - before
+
+
+def test_only_shapes_and_guidance_on_or_off_compile(pipe):
+    assert new_graphs(pipe, "a ring", guidance_scale=2.0) == 3  # text encoder, step, decoder
+    assert new_graphs(pipe, "a large ring", guidance_scale=2.0) == 0
+    assert new_graphs(pipe, "a ring", guidance_scale=7.5) == 0
+    assert new_graphs(pipe, "a ring", truncation_rate=0.86) == 0
+    assert new_graphs(pipe, "a ring", num_inference_steps=10) == 0
+    assert new_graphs(pipe, "a ring", generator=99) == 0
+    assert new_graphs(pipe, "a ring", negative_prompt="a circle") == 0
+    assert new_graphs(pipe, "a ring", latents=np.full((1, 36), 3)) == 0
+    assert new_graphs(pipe, "a ring", guidance_scale=1.0) == 1  # the step without guidance
+    assert new_graphs(pipe, "a ring", "a cross") == 3  # the three at batch 2
+    assert new_graphs(pipe, "a ring", guidance_scale=3.0) == 0
+
+
+def test_compiling_is_announced(pipe, caplog):
+    caplog.set_level("INFO", "mindone_vq")
+    new_graphs(pipe, "a ring")
+    for name in ("text encoder", "denoising step", "decoder"):
+        assert f"Compiling the {name} for batch 1" in caplog.text
+    caplog.clear()
+    new_graphs(pipe, "a cross")
+    assert "ompil" not in caplog.text
