@@ -17,7 +17,7 @@ ALLOWED = {
     "pipelines": {"outputs", "diffusion", "text", "models", "weights", "__version__"},
     "demo": set(),
 }
-ONLY_IN = {"torch": {"text/foreign.py"}, "mindnlp": set(), "diffusers": set(), "transformers": set()}
+ONLY_IN = {"torch": set(), "mindnlp": {"text/foreign.py"}, "mindtorch": {"text/foreign.py"}, "diffusers": set(), "transformers": set()}
 
 
 def imports(path):

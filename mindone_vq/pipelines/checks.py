@@ -34,7 +34,7 @@ def check_components(vqvae: VQModel, transformer: Transformer2DModel, scheduler:
 
 
 def check_prompt(prompt: Any, embeddings: Optional[Tensor], name: str) -> list[str]:
-    """The prompts as a list; empty where embeddings take their place."""
+    """The prompts as a list; empty where embeddings take their place. One of the two must be given."""
     if embeddings is not None:
         if prompt is not None:
             raise ValueError(f"give {name} or {name}_embeds, not both.")

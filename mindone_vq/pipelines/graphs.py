@@ -15,23 +15,21 @@ from mindone_vq.diffusion.guidance import guide, truncate
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.transformer import Transformer2DModel
 from mindone_vq.models.vq_model import VQModel
+from mindone_vq.text.clip import CLIPTextModel
 
 logger = logging.getLogger("mindone_vq")
 
 
 class TextEncoding(nn.Cell):
-    """Token ids -> what the cross-attention gets: the last hidden state, every token scaled to length 1.
+    """Token ids -> the last hidden state, float32."""
 
-    VQ-Diffusion's own step; CLIP itself normalises only its pooled output.
-    """
-
-    def __init__(self, text_encoder: nn.Cell) -> None:
+    def __init__(self, text_encoder: CLIPTextModel) -> None:
         super().__init__(auto_prefix=False)
         self.text_encoder = text_encoder
 
     def construct(self, input_ids: Tensor) -> Tensor:
         """(batch, length) integers -> (batch, length, hidden_size)."""
-        return unit_length(self.text_encoder(input_ids)[0])
+        return self.text_encoder(input_ids)[0].astype(ms.float32)
 
 
 class DenoisingStep(nn.Cell):
@@ -86,12 +84,6 @@ class CodeDecoding(nn.Cell):
         return self.vqvae.decode_codes(grid).transpose(0, 2, 3, 1)
 
 
-def unit_length(embeddings: Tensor) -> Tensor:
-    """Scales every token embedding, the last axis, to Euclidean length 1; the norm is taken in float32."""
-    exact = embeddings.astype(ms.float32)
-    return (exact / ops.sqrt((exact * exact).sum(-1, keepdims=True))).astype(embeddings.dtype)
-
-
 class CompiledGraph:
     """A cell compiled whole, which says so when it has to compile.
 
@@ -101,6 +93,8 @@ class CompiledGraph:
     """
 
     def __init__(self, cell: nn.Cell, name: str) -> None:
+        if ms.get_context("device_target") == "CPU" and any(p.dtype == ms.bfloat16 for p in cell.get_parameters()):
+            raise ValueError(f"The {name} has bfloat16 weights, which MindSpore cannot run on a CPU: use float32.")
         self.cell, self.name = cell.set_train(False), name
         self._run = ms.jit(cell, fullgraph=True)
         self._known: set[Any] = set()

@@ -5,7 +5,7 @@ from typing import Any, Callable, Optional, Union
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from mindone_vq.diffusion.guidance import truncate
 from mindone_vq.diffusion.sampling import Generators, draw_uniforms, make_generators
@@ -26,6 +26,7 @@ from mindone_vq.text.clip import CLIPTextModel
 from mindone_vq.text.foreign import adapt_text_encoder
 from mindone_vq.text.tokenizer import CLIPTokenizer
 from mindone_vq.weights.pretrained import logger
+from mindone_vq.weights.store import to_float32
 
 Prompt = Union[str, Sequence[str]]
 
@@ -116,13 +117,14 @@ class VQDiffusionPipeline(Pipeline):
         check_settings(guidance_scale, truncation_rate, num_images_per_prompt, output_type, callback_steps)
         self.scheduler.set_timesteps(num_inference_steps)
         guided = guidance_scale > 1.0
-        embeddings, null = self.encode_prompt(
+        embeddings, null = self._encode_prompt(
             prompt, num_images_per_prompt, guided, negative_prompt, prompt_embeds, negative_prompt_embeds
         )
         batch, pixels = embeddings.shape[0], self.transformer.num_latent_pixels
         generators = make_generators(generator, batch)
         x_t = check_latents(latents, (batch, pixels), self.transformer.num_vector_embeds)
-        context = ops.concat((null, embeddings), 0) if guided else embeddings
+        context = np.concatenate((null, embeddings)) if guided else embeddings
+        context = Tensor(context, self.transformer.dtype)
         step = self._graphs.get(DenoisingStep, self.transformer, self.scheduler, guided, name="denoising step")
         scale = Tensor(guidance_scale, ms.float32)
         rate = Tensor(truncation_rate, ms.float32)
@@ -154,53 +156,73 @@ class VQDiffusionPipeline(Pipeline):
         Returns:
             Both (prompts * num_images_per_prompt, length, hidden_size), tokens of length 1.
         """
-        prompts = check_prompt(prompt, prompt_embeds, "prompt")
-        given = self._check_embeddings(prompt_embeds, "prompt_embeds")
-        embeddings = self._embed(prompts) if given is None else given
-        count = embeddings.shape[0]
-        embeddings = ops.repeat_interleave(embeddings, num_images_per_prompt, 0)
-        if not do_classifier_free_guidance:
+        embeddings, null = self._encode_prompt(
+            prompt,
+            num_images_per_prompt,
+            do_classifier_free_guidance,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+        )
+        return Tensor(embeddings), None if null is None else Tensor(null)
+
+    # Text embeddings are small and made once a call: they stay numpy arrays, float32, until the steps need them.
+
+    def _encode_prompt(
+        self,
+        prompt: Optional[Prompt],
+        num_images_per_prompt: int,
+        guided: bool,
+        negative_prompt: Optional[Prompt],
+        prompt_embeds: Optional[Tensor],
+        negative_prompt_embeds: Optional[Tensor],
+    ) -> tuple[np.ndarray, Optional[np.ndarray]]:
+        embeddings = self._given_or_embedded(prompt, prompt_embeds, "prompt")
+        count = len(embeddings)
+        embeddings = embeddings.repeat(num_images_per_prompt, axis=0)
+        if not guided:
             return embeddings, None
-        null = self._null_embeddings(count, negative_prompt, negative_prompt_embeds)
-        return embeddings, ops.repeat_interleave(null, num_images_per_prompt, 0)
+        null = self._null_embeddings(negative_prompt, negative_prompt_embeds)
+        if len(null) not in (1, count):
+            raise ValueError(f"{len(null)} negative prompts given for {count} prompts: give one, or one for each.")
+        null = null.repeat(count // len(null), axis=0)
+        return embeddings, null.repeat(num_images_per_prompt, axis=0)
 
-    def _null_embeddings(
-        self, count: int, negative_prompt: Optional[Prompt], negative_prompt_embeds: Optional[Tensor]
-    ) -> Tensor:
-        """What guidance steers away from: given, encoded, learned, or the empty prompt; (count, length, hidden)."""
-        given = self._check_embeddings(negative_prompt_embeds, "negative_prompt_embeds")
+    def _null_embeddings(self, negative_prompt: Optional[Prompt], given: Optional[Tensor]) -> np.ndarray:
+        """What guidance steers away from: given, encoded, learned, or the empty prompt."""
+        if given is not None or negative_prompt is not None:
+            return self._given_or_embedded(negative_prompt, given, "negative_prompt")
         learned = self.learned_classifier_free_sampling_embeddings
-        if given is not None:
-            if negative_prompt is not None:
-                raise ValueError("give negative_prompt or negative_prompt_embeds, not both.")
-            null = given
-        elif negative_prompt is not None:
-            null = self._embed(check_prompt(negative_prompt, None, "negative_prompt"))
-        elif learned.learnable:
-            null = learned.embeddings.value().expand_dims(0).astype(self.transformer.dtype)
-        else:
-            null = self._embed([""])
-        if null.shape[0] not in (1, count):
-            raise ValueError(f"{null.shape[0]} negative prompts given for {count} prompts: give one, or one for each.")
-        return null if null.shape[0] == count else ops.repeat_interleave(null, count, 0)
+        if learned.learnable:
+            return to_float32(learned.embeddings)[None]
+        return self._embed([""])
 
-    def _embed(self, prompts: list[str]) -> Tensor:
+    def _given_or_embedded(self, prompt: Optional[Prompt], given: Optional[Tensor], name: str) -> np.ndarray:
+        prompts = check_prompt(prompt, given, name)
+        if given is None:
+            return self._embed(prompts)
+        check_embeddings(given, self.transformer.config.cross_attention_dim, f"{name}_embeds")
+        return to_float32(given)
+
+    def _embed(self, prompts: list[str]) -> np.ndarray:
+        """Embeddings of the prompts' tokens, each scaled to length 1.
+
+        That scaling is VQ-Diffusion's own step; CLIP itself normalises only its pooled output.
+        """
         length = min(self.tokenizer.model_max_length, self.text_encoder.max_length)
-        rows = [self.tokenizer.encode(prompt) for prompt in prompts]
-        for row in rows:
-            if len(row) > length:
-                cut = self.tokenizer.decode(row[length - 1 : -1])
-                logger.warning("A prompt has %d tokens, %d fit; this was cut off: %r", len(row), length, cut)
-        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="np")
-        input_ids = Tensor(tokens.input_ids, ms.int32)
-        graph = self._graphs.get(TextEncoding, self.text_encoder, name="text encoder")
-        return graph(input_ids).astype(self.transformer.dtype)
-
-    def _check_embeddings(self, embeddings: Optional[Tensor], name: str) -> Optional[Tensor]:
-        if embeddings is None:
-            return None
-        check_embeddings(embeddings, self.transformer.config.cross_attention_dim, name)
-        return embeddings.astype(self.transformer.dtype)
+        for prompt in prompts:
+            ids = self.tokenizer.encode(prompt)
+            if len(ids) > length:
+                cut = self.tokenizer.decode(ids[length - 1 : -1])
+                logger.warning("A prompt has %d tokens, %d fit; this was cut off: %r", len(ids), length, cut)
+        ids = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="np")
+        ids = ids.input_ids.astype(np.int32)
+        if isinstance(self.text_encoder, CLIPTextModel):
+            graph = self._graphs.get(TextEncoding, self.text_encoder, name="text encoder")
+            hidden = graph(Tensor(ids)).asnumpy()
+        else:
+            hidden = self.text_encoder(ids)
+        return hidden / np.linalg.norm(hidden, axis=-1, keepdims=True)
 
     def decode_latents(self, codes: Tensor, output_type: str = "pil") -> Any:
         """Codes (batch, pixels) -> pictures: a list of PIL, or (batch, height, width, 3) float32 in [0, 1]."""

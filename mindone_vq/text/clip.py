@@ -164,7 +164,7 @@ class CLIPTextModel(PretrainedCell):
 
     def construct(self, input_ids: Tensor, return_dict: bool = False) -> Union[CLIPTextOutput, tuple[Tensor, Tensor]]:
         """input_ids: (batch, length <= max_position_embeddings) integers -> (last_hidden_state, pooler_output)."""
-        batch, length = input_ids.shape
+        length = input_ids.shape[1]
         if length > self.max_length:
             raise ValueError(f"a prompt has {length} tokens; this model takes {self.max_length}.")
         last_hidden_state = self.text_model(input_ids, self.causal_mask[:length, :length])
@@ -172,7 +172,7 @@ class CLIPTextModel(PretrainedCell):
             end = ops.argmax(input_ids.astype(ms.int32), dim=-1)
         else:
             end = ops.argmax((input_ids == self.eos_token_id).astype(ms.int32), dim=-1)  # the first of them
-        pooler_output = last_hidden_state[ops.arange(batch), end]
+        pooler_output = ops.gather(last_hidden_state, end.expand_dims(-1), 1, 1).squeeze(1)  # (batch, hidden_size)
         if not return_dict:
             return last_hidden_state, pooler_output
         return CLIPTextOutput(last_hidden_state=last_hidden_state, pooler_output=pooler_output)

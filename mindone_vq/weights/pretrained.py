@@ -115,7 +115,7 @@ class PretrainedCell(nn.Cell, ConfigMixin):
         dtype = self._dtype_to_use(dtype)
         for parameter in self.get_parameters():
             if parameter.dtype != dtype:
-                store.assign(parameter, parameter.astype(ms.float32).asnumpy(), dtype)
+                store.assign(parameter, store.to_float32(parameter), dtype)
         return self
 
     def num_parameters(self) -> int:

@@ -12,7 +12,9 @@ from typing import Optional
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+# safe_open by this name, because mindnlp replaces the one in the package above
+from safetensors.numpy import safe_open
 from safetensors.numpy import save as to_safetensors
 
 from mindone_vq.weights.files import write_atomically
@@ -85,10 +87,7 @@ class TensorFiles(Mapping[str, np.ndarray]):
         self._readers = readers
 
     def __getitem__(self, key: str) -> np.ndarray:
-        array = self._readers[key].get_tensor(key)
-        if array.dtype.name == "bfloat16":  # numpy has no arithmetic for it
-            return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        return array
+        return widened(self._readers[key].get_tensor(key))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)
@@ -159,7 +158,19 @@ def _mismatch(cell: nn.Cell, problems: list[str]) -> WeightMismatchError:
 def assign(parameter: Parameter, array: np.ndarray, dtype: ms.Type) -> None:
     """Gives ``parameter`` the values of ``array`` in type ``dtype``."""
     parameter.set_dtype(dtype)
-    parameter.set_data(Tensor(np.ascontiguousarray(array)).astype(dtype))
+    parameter.set_data(Tensor(np.ascontiguousarray(array), dtype))
+
+
+def to_float32(tensor: Tensor) -> np.ndarray:
+    """The values of a float tensor of any type."""
+    return widened(tensor.asnumpy()).astype(np.float32, copy=False)
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """``array``, as float32 where it is bfloat16, for which numpy has no arithmetic."""
+    if array.dtype.name != "bfloat16":
+        return array
+    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def save_weights(cell: nn.Cell, path: Path, extra: Optional[Mapping[str, np.ndarray]] = None) -> None:
