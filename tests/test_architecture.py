@@ -9,6 +9,7 @@ ROOT = Path(mindone_vq.__file__).parent
 # room -> the rooms it may import from
 ALLOWED = {
     "outputs": set(),
+    "pictures": set(),
     "nn": set(),
     "weights": {"nn"},
     "diffusion": {"outputs", "weights"},
@@ -17,7 +18,13 @@ ALLOWED = {
     "pipelines": {"outputs", "diffusion", "text", "models", "weights", "__version__"},
     "demo": set(),
 }
-ONLY_IN = {"torch": set(), "mindnlp": {"text/foreign.py"}, "mindtorch": {"text/foreign.py"}, "diffusers": set(), "transformers": set()}
+ONLY_IN = {
+    "torch": set(),
+    "mindnlp": {"text/foreign.py"},
+    "mindtorch": {"text/foreign.py"},
+    "diffusers": set(),
+    "transformers": set(),
+}
 
 
 def imports(path):

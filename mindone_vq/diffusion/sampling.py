@@ -1,7 +1,7 @@
 """Drawing classes. Randomness is made on the host, one uniform number for each latent pixel."""
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Union
 
 import mindspore as ms
 import numpy as np

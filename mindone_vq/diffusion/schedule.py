@@ -91,7 +91,11 @@ class TransitionSchedule:
         keep_t, replace_t, mask_t = self.cumulative(t)
         keep_s, replace_s, mask_s = self.cumulative(s)
         keep, replace, mask = self.between(t, s)
-        to_mask, to_other, to_same = mask / mask_t, replace / replace_t, (keep + replace) / (keep_t + replace_t)
+        to_mask, to_other, to_same = (
+            mask / mask_t,
+            replace / replace_t,
+            (keep + replace) / (keep_t + replace_t),
+        )
         weight_same = replace_t / (keep_t + replace_t)
         kept = (keep_s * to_mask, keep_s * to_other, keep_s * to_same)
         replaced = (replace_s * to_mask, replace_s * to_other, replace_s * to_same / weight_same)

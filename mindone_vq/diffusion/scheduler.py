@@ -63,7 +63,12 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         self.mask_class = num_vec_classes - 1
         self.num_train_timesteps = num_train_timesteps
         self.schedule = TransitionSchedule.linear(
-            self.mask_class, num_train_timesteps, alpha_cum_start, alpha_cum_end, gamma_cum_start, gamma_cum_end
+            self.mask_class,
+            num_train_timesteps,
+            alpha_cum_start,
+            alpha_cum_end,
+            gamma_cum_start,
+            gamma_cum_end,
         )
         self.num_inference_steps = None
         self.chain = [*range(num_train_timesteps - 1, -1, -1), CLEAN]
@@ -140,9 +145,7 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
             return (prev_sample,)
         return VQDiffusionSchedulerOutput(prev_sample=prev_sample)
 
-    def q_posterior(
-        self, log_p_x_0: Tensor, x_t: Tensor, t: Union[int, Tensor], s: Optional[int] = None
-    ) -> Tensor:
+    def q_posterior(self, log_p_x_0: Tensor, x_t: Tensor, t: Union[int, Tensor], s: Optional[int] = None) -> Tensor:
         """log p(x_s | x_t) (equation 11).
 
         Args:

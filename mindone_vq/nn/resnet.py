@@ -7,7 +7,13 @@ from mindspore import Tensor, nn
 from mindone_vq.nn.attention import SpatialAttention
 from mindone_vq.nn.normalization import GroupNorm, SpatialNorm
 
-ACTIVATIONS = {"silu": nn.SiLU, "swish": nn.SiLU, "mish": nn.Mish, "gelu": lambda: nn.GELU(False), "relu": nn.ReLU}
+ACTIVATIONS = {
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "mish": nn.Mish,
+    "gelu": lambda: nn.GELU(False),
+    "relu": nn.ReLU,
+}
 
 
 def activation(name: str) -> nn.Cell:
@@ -63,9 +69,7 @@ class Downsample2D(nn.Cell):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            channels, channels, 3, stride=2, pad_mode="pad", padding=(0, 1, 0, 1), has_bias=True
-        )
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, pad_mode="pad", padding=(0, 1, 0, 1), has_bias=True)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -109,10 +113,7 @@ class ResolutionBlock(nn.Cell):
         self.has_downsample, self.has_upsample = downsample, upsample
         widths = [in_channels] + [out_channels] * num_layers
         self.resnets = nn.CellList(
-            [
-                ResnetBlock2D(widths[i], widths[i + 1], groups, act_fn, norm_latent_channels)
-                for i in range(num_layers)
-            ]
+            [ResnetBlock2D(widths[i], widths[i + 1], groups, act_fn, norm_latent_channels) for i in range(num_layers)]
         )
         if attention:
             self.attentions = nn.CellList(

@@ -128,7 +128,10 @@ class Pipeline:
         folder = Path(save_directory)
         if folder.is_file():
             raise FileExistsError(f"{folder} is a file; give a folder to save into.")
-        index: dict[str, Any] = {"_class_name": type(self).__name__, "_mindone_vq_version": mindone_vq.__version__}
+        index: dict[str, Any] = {
+            "_class_name": type(self).__name__,
+            "_mindone_vq_version": mindone_vq.__version__,
+        }
         for name, (library, component_class) in self.component_classes.items():
             component = getattr(self, name)
             if not isinstance(component, component_class):

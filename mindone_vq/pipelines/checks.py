@@ -67,7 +67,11 @@ def _check_positive_integer(value: Any, name: str) -> None:
 
 
 def check_settings(
-    guidance_scale: Any, truncation_rate: Any, num_images_per_prompt: Any, output_type: Any, callback_steps: Any
+    guidance_scale: Any,
+    truncation_rate: Any,
+    num_images_per_prompt: Any,
+    output_type: Any,
+    callback_steps: Any,
 ) -> None:
     """The scalar arguments of a call."""
     _check_number(guidance_scale, "guidance_scale")
@@ -99,7 +103,8 @@ def check_latents(latents: Union[Tensor, np.ndarray, None], shape: Sequence[int]
         raise ValueError(f"latents have shape {array.shape}; it must be (pictures, pixels) = {tuple(shape)}.")
     if array.min() < 0 or array.max() >= classes:
         raise ValueError(
-            f"latents go from {array.min()} to {array.max()}; codes go from 0 to {classes - 2}, the mask is {classes - 1}."
+            f"latents go from {array.min()} to {array.max()}; codes go from 0 to {classes - 2}, "
+            f"the mask is {classes - 1}."
         )
     return Tensor(array.astype(np.int32))
 

@@ -205,7 +205,11 @@ class CLIPTokenizer:
         write_json(folder / "vocab.json", self._vocab)
         write_atomically(folder / "merges.txt", ("\n".join(lines) + "\n").encode())
         write_json(folder / "special_tokens_map.json", special)
-        config = {"tokenizer_class": type(self).__name__, "model_max_length": self.model_max_length, **special}
+        config = {
+            "tokenizer_class": type(self).__name__,
+            "model_max_length": self.model_max_length,
+            **special,
+        }
         write_json(folder / "tokenizer_config.json", config)
 
 

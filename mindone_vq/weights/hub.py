@@ -56,7 +56,12 @@ def _looks_like_hub_id(source: str) -> bool:
 
 def _download(repo_id: str, folders: Optional[Iterable[str]], variant: Optional[str], **options: Any) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     offline = options.get("local_files_only") or huggingface_hub.constants.HF_HUB_OFFLINE
     try:

@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from safetensors import SafetensorError
+
 # safe_open by this name, because mindnlp replaces the one in the package above
 from safetensors.numpy import safe_open
 from safetensors.numpy import save as to_safetensors
@@ -43,9 +44,7 @@ def weight_files(names: Iterable[str], stems: tuple[str, ...], variant: Optional
     shard = r"-\d+-of-\d+"
     for ending in (READABLE, PICKLED):
         for stem in stems:
-            pattern = re.compile(
-                rf"{re.escape(stem)}({infix}|{infix}{shard}|{shard}{infix}){re.escape(ending)}"
-            )
+            pattern = re.compile(rf"{re.escape(stem)}({infix}|{infix}{shard}|{shard}{infix}){re.escape(ending)}")
             found = [name for name in names if pattern.fullmatch(name)]
             if found:
                 return found
@@ -178,4 +177,3 @@ def save_weights(cell: nn.Cell, path: Path, extra: Optional[Mapping[str, np.ndar
     arrays = {key: parameter.asnumpy() for key, parameter in state_dict_parameters(cell).items()}
     arrays.update(extra or {})
     write_atomically(path, to_safetensors(arrays, metadata={"format": "pt"}))
-

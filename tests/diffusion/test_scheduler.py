@@ -29,7 +29,18 @@ def test_as_many_steps_as_timesteps_give_the_published_chain():
     assert scheduler.timesteps.asnumpy().tolist() == list(range(29, -1, -1))
 
 
-@pytest.mark.parametrize("steps, error", [(0, ValueError), (-3, ValueError), (101, ValueError), (2.5, TypeError), ("9", TypeError), (True, TypeError), (None, TypeError)])
+@pytest.mark.parametrize(
+    "steps, error",
+    [
+        (0, ValueError),
+        (-3, ValueError),
+        (101, ValueError),
+        (2.5, TypeError),
+        ("9", TypeError),
+        (True, TypeError),
+        (None, TypeError),
+    ],
+)
 def test_other_numbers_of_steps_are_refused(steps, error):
     with pytest.raises(error, match="num_inference_steps"):
         VQDiffusionScheduler(5).set_timesteps(steps)

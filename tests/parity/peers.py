@@ -1,18 +1,19 @@
 """The peers: the same networks in PyTorch, with random weights, and their weights in ours."""
 
+import diffusers
 import mindspore as ms
 import numpy as np
 import torch
 from diffusers import VQModel as TorchVQModel
 from diffusers.models import Transformer2DModel as TorchTransformer
 from mindspore import nn
+from safetensors.torch import load_file
 from transformers import CLIPTextConfig
 from transformers import CLIPTextModel as TorchCLIP
+from transformers.models.clip.tokenization_clip import BasicTokenizer
 
 from mindone_vq import CLIPTextModel, Transformer2DModel, VQModel
 from mindone_vq.weights.store import load_into
-
-__all__ = ["TorchCLIP", "TorchTransformer", "TorchVQModel", "pair_clip", "pair_transformer", "pair_vq", "with_weights_of"]
 
 
 def randomized(module: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -48,8 +49,20 @@ def pair_clip(seed: int = 0, dtype: ms.Type = ms.float32, **config):
     return with_weights_of(CLIPTextModel(**config), theirs, dtype), theirs
 
 
-def codes(rng: np.random.Generator, shape, classes: int) -> np.ndarray:
-    return rng.integers(0, classes, shape)
+def torch_component(kind, folder):
+    """``kind.from_pretrained``; by hand for the transformer of diffusers 0.34, where that recurses without end."""
+    if kind is TorchTransformer and diffusers.__version__.startswith("0.34."):
+        network = kind.from_config(kind.load_config(folder))
+        for file in folder.glob("*.safetensors"):
+            network.load_state_dict(load_file(file), strict=False)
+        return network.eval()
+    return kind.from_pretrained(folder)
+
+
+def without_ftfy(tokenizer):
+    """transformers' tokenizer, cleaning text as it does where ftfy is not installed."""
+    tokenizer.fix_text, tokenizer.nlp = None, BasicTokenizer(strip_accents=False, do_split_on_punc=False)
+    return tokenizer
 
 
 def torch_pipeline(folder):
@@ -58,7 +71,9 @@ def torch_pipeline(folder):
     from diffusers.pipelines.deprecated.vq_diffusion.pipeline_vq_diffusion import (
         LearnedClassifierFreeSamplingEmbeddings as TorchEmbeddings,
     )
-    from diffusers.pipelines.deprecated.vq_diffusion.pipeline_vq_diffusion import VQDiffusionPipeline as TorchPipeline
+    from diffusers.pipelines.deprecated.vq_diffusion.pipeline_vq_diffusion import (
+        VQDiffusionPipeline as TorchPipeline,
+    )
     from transformers import CLIPTokenizer as TorchTokenizer
 
     classes = {
@@ -69,7 +84,8 @@ def torch_pipeline(folder):
         "scheduler": TorchScheduler,
         "learned_classifier_free_sampling_embeddings": TorchEmbeddings,
     }
-    parts = {name: kind.from_pretrained(folder / name) for name, kind in classes.items()}
+    parts = {name: torch_component(kind, folder / name) for name, kind in classes.items()}
+    parts["tokenizer"] = without_ftfy(parts["tokenizer"])
     pipe = TorchPipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe

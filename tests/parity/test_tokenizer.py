@@ -9,16 +9,68 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer as TorchTokenizer
 from transformers import CLIPTokenizerFast
-from transformers.models.clip.tokenization_clip import BasicTokenizer, bytes_to_unicode
+from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
 from mindone_vq import CLIPTokenizer
+from tests.parity.peers import without_ftfy
 
 FRAGMENTS = [
-    *("a photo", "It's", "we'll", "they'VE", "'S", "''s", "I'M", "don't", "!!!", "cat!", "1234", "3.14", "x²", "½", "①"),
-    *("<|endoftext|>", "<|STARTOFTEXT|>", "<|startoftext|>", "<|start\x00oftext|>", "…", "—", "'ſ", "a" * 300),
-    *("日本語", "한국어", "ＦＵＬＬ", "ﬁ", "İstanbul", "ΣΊΣΥΦΟΣ", "é", "e\u0301", "नमस्ते", "ไทย", "שלום", "مرحبا"),
+    *(
+        "a photo",
+        "It's",
+        "we'll",
+        "they'VE",
+        "'S",
+        "''s",
+        "I'M",
+        "don't",
+        "!!!",
+        "cat!",
+        "1234",
+        "3.14",
+        "x²",
+        "½",
+        "①",
+    ),
+    *(
+        "<|endoftext|>",
+        "<|STARTOFTEXT|>",
+        "<|startoftext|>",
+        "<|start\x00oftext|>",
+        "…",
+        "—",
+        "'ſ",
+        "a" * 300,
+    ),
+    *(
+        "日本語",
+        "한국어",
+        "ＦＵＬＬ",
+        "ﬁ",
+        "İstanbul",
+        "ΣΊΣΥΦΟΣ",
+        "é",
+        "e\u0301",
+        "नमस्ते",
+        "ไทย",
+        "שלום",
+        "مرحبا",
+    ),
     *("👩‍👩‍👧", "🙂", "\U0001f9ff", "\U000e0041", "𝔘𝔫𝔦", "\U00020000", "々", "〇", "ー", "ǅ", "ß", "ẞ"),
-    *("\x00", "\x07", "\u200b", "\u00a0", "\ufeff", "\t\n", "\u2028", "\x85", "\x1c", "\u00ad", "\u3000", "\u0345"),
+    *(
+        "\x00",
+        "\x07",
+        "\u200b",
+        "\u00a0",
+        "\ufeff",
+        "\t\n",
+        "\u2028",
+        "\x85",
+        "\x1c",
+        "\u00ad",
+        "\u3000",
+        "\u0345",
+    ),
 ]
 
 
@@ -27,17 +79,20 @@ def tokenizers(request, tmp_path_factory):
     """Both tokenizers on the 49,408 tokens of CLIP; "!" is the padding of the published VQ-Diffusion."""
     folder = tmp_path_factory.mktemp("clip")
     package = Path(importlib.util.find_spec("open_clip").submodule_search_locations[0])
-    lines = gzip.open(package / "bpe_simple_vocab_16e6.txt.gz").read().decode().split("\n")
+    lines = gzip.decompress((package / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode().split("\n")
     merges = lines[1 : 49152 - 256 - 2 + 1]
     letters = list(bytes_to_unicode().values())
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
+    tokens = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *("".join(merge.split()) for merge in merges),
+    ]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     assert len(tokens) == 49408
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": request.param, "model_max_length": 77}))
-    theirs = TorchTokenizer.from_pretrained(folder)
-    theirs.fix_text, theirs.nlp = None, BasicTokenizer(strip_accents=False, do_split_on_punc=False)  # as without ftfy
+    theirs = without_ftfy(TorchTokenizer.from_pretrained(folder))
     return CLIPTokenizer.from_pretrained(folder), theirs, folder
 
 

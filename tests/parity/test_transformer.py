@@ -13,7 +13,11 @@ BASE = dict(num_layers=2, cross_attention_dim=24, sample_size=5, num_vector_embe
 CONFIGS = {
     "geglu": dict(BASE, num_attention_heads=3, attention_head_dim=8, attention_bias=True),
     "geglu-approximate": dict(
-        BASE, num_attention_heads=2, attention_head_dim=20, attention_bias=True, activation_fn="geglu-approximate"
+        BASE,
+        num_attention_heads=2,
+        attention_head_dim=20,
+        attention_bias=True,
+        activation_fn="geglu-approximate",
     ),
     "gelu, one head, no bias": dict(BASE, num_attention_heads=1, attention_head_dim=36, activation_fn="gelu"),
     "gelu-approximate, odd grid": dict(

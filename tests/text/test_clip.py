@@ -33,7 +33,9 @@ def test_a_prompt_that_is_too_long_is_refused():
         CLIPTextModel(**SMALL)(Tensor(np.ones((1, 7)), ms.int32))
 
 
-@pytest.mark.parametrize("wrong, named", [(dict(hidden_act="relu"), "hidden_act"), (dict(num_attention_heads=3), "heads")])
+@pytest.mark.parametrize(
+    "wrong, named", [(dict(hidden_act="relu"), "hidden_act"), (dict(num_attention_heads=3), "heads")]
+)
 def test_impossible_configs_are_refused(wrong, named):
     with pytest.raises(ValueError, match=named):
         CLIPTextModel(**{**SMALL, **wrong})

@@ -93,7 +93,9 @@ def python(code, endpoint, cache, **environment):
     )
 
 
-LOAD = "from mindone_vq import *; print(VQDiffusionPipeline.from_pretrained('me/shapes'{}).transformer.num_parameters())"
+LOAD = (
+    "from mindone_vq import *; print(VQDiffusionPipeline.from_pretrained('me/shapes'{}).transformer.num_parameters())"
+)
 
 
 def test_a_pipeline_comes_from_the_hub_then_from_the_cache(hub, tmp_path):

@@ -29,7 +29,9 @@ def rewrite(folder, change):
     save_file(arrays, folder / WEIGHTS)
 
 
-@pytest.mark.parametrize("part", ["vqvae", "transformer", "text_encoder", "learned_classifier_free_sampling_embeddings"])
+@pytest.mark.parametrize(
+    "part", ["vqvae", "transformer", "text_encoder", "learned_classifier_free_sampling_embeddings"]
+)
 def test_what_is_saved_is_bit_equal_to_what_was_loaded(part, tmp_path):
     kinds = dict(
         vqvae=VQModel,
@@ -175,7 +177,11 @@ def test_nothing_is_filled_when_a_name_is_wrong():
         (["diffusion_pytorch_model.bin", WEIGHTS], None, [WEIGHTS]),
         (["diffusion_pytorch_model.bin"], None, ["diffusion_pytorch_model.bin"]),
         ([WEIGHTS, "diffusion_pytorch_model.fp16.safetensors"], None, [WEIGHTS]),
-        ([WEIGHTS, "diffusion_pytorch_model.fp16.safetensors"], "fp16", ["diffusion_pytorch_model.fp16.safetensors"]),
+        (
+            [WEIGHTS, "diffusion_pytorch_model.fp16.safetensors"],
+            "fp16",
+            ["diffusion_pytorch_model.fp16.safetensors"],
+        ),
         ([WEIGHTS], "fp16", []),
         (
             [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (ROOT / "mindone_vq" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="mindone_vq",
+    version=VERSION,
+    description="VQ-Diffusion on MindSpore: text to image over the codes of a VQ-VAE, for Ascend NPUs and CPU",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["mindone_vq", "mindone_vq.*"]),
+    package_data={"mindone_vq": ["py.typed"], "mindone_vq.demo": ["shapes32/*", "shapes32/*/*"]},
+    python_requires=">=3.9,<3.13",
+    install_requires=[
+        "mindspore>=2.7.0",  # an Ascend server keeps the release that fits its driver
+        "numpy<2",  # MindSpore is compiled for numpy 1; with 2 parts of it fail at run time
+        "safetensors>=0.4.5",  # weight files
+        "huggingface_hub>=0.25",  # models by hub id
+        "tokenizers>=0.19",  # byte-pair encoding of prompts
+        "pillow",  # pictures
+        "tqdm",  # progress bars
+    ],
+    extras_require={
+        # The release that is good on a CPU: in 2.9 and 2.10 a convolution there is some hundred times slower.
+        "cpu": ["mindspore==2.8.0"],
+        # mindnlp's text encoder. It runs with these versions together and, of those tried, with no others; use
+        # an environment of its own.
+        "mindnlp": [
+            "mindnlp==0.5.1",
+            "mindspore==2.7.0",
+            "transformers==4.55.4",
+            "accelerate==1.6.0",
+            "peft==0.15.2",
+            "diffusers==0.34.0",
+            "datasets==3.6.0",
+            "pyarrow<20",
+            "pandas<2.3",
+            "torch==2.13.0",
+        ],
+        # The tests compare with PyTorch, live.
+        "test": [
+            "pytest>=8",
+            "ruff==0.17.5",
+            "scipy",  # chi-square tests
+            "torch==2.13.0",
+            "diffusers==0.35.2",  # the last release whose VQ-Diffusion parts were checked to run
+            "transformers==4.57.1",
+        ],
+    },
+)
