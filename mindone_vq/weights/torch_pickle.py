@@ -1,0 +1,366 @@
+"""PyTorch's checkpoint files, read without PyTorch and without executing anything.
+
+Both formats of ``torch.save``: the zip archive (since 1.6) and the row of pickles before it. Tensors are read from
+the file when they are used; in a zip archive their checksums are verified then.
+"""
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Optional
+
+import numpy as np
+
+from mindone_vq.weights.lazy import STORED_AS, LazyTensor
+from mindone_vq.weights.pickle_machine import Name, PickleMachine, UnreadableCheckpoint
+
+__all__ = ["UnreadableCheckpoint", "open_checkpoint"]
+
+STORAGE_TYPES = {
+    "torch.DoubleStorage": "float64",
+    "torch.FloatStorage": "float32",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "int64",
+    "torch.IntStorage": "int32",
+    "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8",
+    "torch.ByteStorage": "uint8",
+    "torch.BoolStorage": "bool",
+    "torch.ComplexFloatStorage": "complex64",
+    "torch.ComplexDoubleStorage": "complex128",
+    "torch.storage.UntypedStorage": "uint8",
+}
+LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+CHUNK = 16 * 2**20
+# A tensor may show one element many times (stride 0). Up to this many bytes that is believed of any file.
+SMALL_EXPANSION = 2**20
+
+
+class Storage:
+    """A run of bytes in the file.
+
+    Args:
+        file: the open file.
+        start, length: where it lies, in bytes.
+        dtype: of its elements.
+        checksum: CRC-32 of the bytes, or None where the format has none.
+        name: for messages.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, length: int, dtype: str, checksum: Optional[int], name: str) -> None:
+        self.file, self.start, self.length, self.dtype = file, start, length, dtype
+        self.checksum, self.name = checksum, name
+
+    def bytes(self, first: int, length: int) -> np.ndarray:
+        """``length`` bytes from byte ``first`` on, as uint8; verifies the checksum the first time."""
+        if self.checksum is not None and (first, length) == (0, self.length):
+            data = self._pread(0, self.length)
+            self._verify(zlib.crc32(data))
+            return data
+        if self.checksum is not None:
+            crc = 0
+            for position in range(0, self.length, CHUNK):
+                crc = zlib.crc32(self._pread(position, min(CHUNK, self.length - position)), crc)
+            self._verify(crc)
+        return self._pread(first, length)
+
+    def _verify(self, crc: int) -> None:
+        if crc != self.checksum:
+            raise UnreadableCheckpoint(f"the bytes of {self.name} do not have their checksum: the file is damaged")
+        self.checksum = None
+
+    def _pread(self, first: int, length: int) -> np.ndarray:
+        data = np.empty(length, np.uint8)
+        self.file.seek(self.start + first)
+        if self.file.readinto(memoryview(data)) != length:
+            raise UnreadableCheckpoint(f"the file ends inside {self.name}")
+        return data
+
+
+def open_checkpoint(path: Path, ignore_unknown: bool = False) -> tuple[Any, set[str]]:
+    """What ``torch.save`` put into the file, with a ``LazyTensor`` for each tensor.
+
+    The file stays open as long as one of its tensors is referred to.
+
+    Args:
+        path: the file.
+        ignore_unknown: pass over objects of unknown classes (Lightning pickles its callbacks) instead of refusing.
+
+    Returns:
+        The object; and the names of the classes that were passed over.
+
+    Raises:
+        UnreadableCheckpoint: the file is damaged, of another kind, or holds what is refused; names it.
+    """
+    file = open(path, "rb")  # noqa: SIM115 the tensors keep it
+    try:
+        magic = file.read(4)
+        file.seek(0)
+        reader = _ZipReader(file) if magic[:2] == b"PK" else _LegacyReader(file)
+        return reader.load(ignore_unknown)
+    except UnreadableCheckpoint as error:
+        file.close()
+        raise UnreadableCheckpoint(f"{path}: {error}.") from error
+    except BaseException:
+        file.close()
+        raise
+
+
+class _Reader:
+    """What both formats share: the names that a pickle may use, and how tensors are put together."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.file_size = os.fstat(file.fileno()).st_size
+
+    def machine(self, ignore_unknown: bool) -> PickleMachine:
+        functions: dict[str, Callable] = {
+            "collections.OrderedDict": lambda *items: OrderedDict(*items),
+            "torch.Size": lambda size=(): tuple(size),
+            "torch._utils._rebuild_tensor": self._rebuild_tensor,
+            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
+            "torch._utils._rebuild_tensor_v3": self._rebuild_tensor_of_type,
+            "torch._utils._rebuild_parameter": lambda tensor, *_: _tensor(tensor),
+            "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: _tensor(tensor),
+            "torch._tensor._rebuild_from_type_v2": self._rebuild_from_type,
+            "torch.device": lambda *_: None,
+            "_codecs.encode": _encode,
+        }
+        # Given as arguments, never called.
+        constants: dict[str, Any] = {name: Name(*name.rsplit(".", 1)) for name in STORAGE_TYPES}
+        constants.update({f"torch.{name}": _Type(name) for name in STORED_AS})
+        constants.update({name: _Type(name) for name in ("torch.Tensor", "torch.nn.parameter.Parameter")})
+        return PickleMachine(functions, constants, self.storage, ignore_unknown)
+
+    def storage(self, persistent_id: Any) -> Storage:
+        raise NotImplementedError
+
+    def _rebuild_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> LazyTensor:
+        if not isinstance(storage, Storage):
+            raise UnreadableCheckpoint("its pickle makes a tensor without a storage")
+        return self._view(storage, storage.dtype, offset, size, stride)
+
+    def _rebuild_tensor_of_type(
+        self, storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
+    ) -> LazyTensor:
+        if not isinstance(storage, Storage) or not isinstance(dtype, _Type) or dtype.name not in STORED_AS:
+            raise UnreadableCheckpoint("its pickle makes a tensor without a storage, or of an unknown type")
+        return self._view(storage, dtype.name, offset, size, stride)
+
+    def _rebuild_from_type(self, function: Any, _type: Any, arguments: Any, _state: Any) -> LazyTensor:
+        builders = {
+            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
+            "torch._utils._rebuild_tensor_v3": self._rebuild_tensor_of_type,
+        }
+        if str(function) not in builders or not isinstance(arguments, tuple):
+            raise UnreadableCheckpoint(f"its pickle makes a tensor by {function!s:.100}: refused")
+        return builders[str(function)](*arguments)
+
+    def _view(self, storage: Storage, dtype: str, offset: Any, size: Any, stride: Any) -> LazyTensor:
+        """A tensor over part of a storage; ``offset`` and ``stride`` count elements."""
+        numbers = [offset, *size, *stride]
+        if len(size) != len(stride) or len(size) > 64:
+            raise UnreadableCheckpoint(f"a tensor has {len(size)} sizes and {len(stride)} strides")
+        if not all(type(number) is int and 0 <= number < 2**48 for number in numbers):
+            raise UnreadableCheckpoint(
+                f"a tensor has the offset {offset}, the size {size!s:.100}, the stride {stride!s:.100}"
+            )
+        width = np.dtype(STORED_AS[dtype]).itemsize
+        count = 1
+        for entry in size:
+            count *= entry
+        if count * width > max(self.file_size, SMALL_EXPANSION):
+            raise UnreadableCheckpoint(f"a tensor of size {tuple(size)} would take more bytes than the whole file has")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else offset
+        if (last + 1 if count else last) * width > storage.length:
+            raise UnreadableCheckpoint(f"a tensor of size {tuple(size)} reaches beyond the end of {storage.name}")
+
+        def read() -> np.ndarray:
+            if not count:
+                return np.empty(size, STORED_AS[dtype])
+            elements = storage.bytes(offset * width, (last + 1 - offset) * width).view(STORED_AS[dtype])
+            steps = [step * width for step in stride]
+            return np.ascontiguousarray(np.lib.stride_tricks.as_strided(elements, size, steps)).reshape(size)
+
+        return LazyTensor(tuple(size), dtype, read)
+
+
+class _Type:
+    """A type that a pickle names as an argument."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _tensor(value: Any) -> LazyTensor:
+    if not isinstance(value, LazyTensor):
+        raise UnreadableCheckpoint("its pickle makes a parameter of something that is no tensor")
+    return value
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    """How pickles of protocol 2 spell bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise UnreadableCheckpoint(f"its pickle encodes something as {encoding!s:.40}: refused")
+    return text.encode("latin1")
+
+
+def _storage_fields(persistent_id: Any, count: int) -> tuple[str, str, int]:
+    """(type of its elements, key, number of elements) of a persistent id ('storage', type, key, location, number...)."""
+    valid = isinstance(persistent_id, tuple) and len(persistent_id) == count and persistent_id[0] == "storage"
+    if not valid or not isinstance(persistent_id[1], Name) or str(persistent_id[1]) not in STORAGE_TYPES:
+        raise UnreadableCheckpoint(f"its pickle has a persistent id that is no storage: {persistent_id!s:.100}")
+    key, number = persistent_id[2], persistent_id[4]
+    if not isinstance(key, str) or type(number) is not int or not 0 <= number < 2**48:
+        raise UnreadableCheckpoint(f"its pickle has a storage {key!s:.40} of {number!s:.40} elements")
+    return STORAGE_TYPES[str(persistent_id[1])], key, number
+
+
+class _ZipReader(_Reader):
+    """The zip archive: ``<root>/data.pkl`` and a file ``<root>/data/<key>`` for each storage."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+        except (
+            zipfile.BadZipFile,
+            ValueError,
+            OSError,
+            struct.error,
+            IndexError,
+            NotImplementedError,
+            EOFError,
+        ) as error:
+            raise UnreadableCheckpoint(f"not a whole zip archive ({error})") from error
+        self.entries = {}
+        for entry in entries:
+            self._check(entry)
+            self.entries[entry.filename] = entry
+        pickles = [name for name in self.entries if name.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1:
+            raise UnreadableCheckpoint("a zip archive without data.pkl: not written by torch.save")
+        self.root = pickles[0].split("/")[0]
+        order = self.entries.get(f"{self.root}/byteorder")
+        if order is not None and self._content(order) != b"little":
+            raise UnreadableCheckpoint("its numbers are big-endian, which is not read")
+        self.storages: dict[str, Storage] = {}
+
+    def _check(self, entry: zipfile.ZipInfo) -> None:
+        name = entry.filename
+        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name or "\0" in name:
+            raise UnreadableCheckpoint(f"its archive has an entry of the name {name!r}: refused")
+        if name in self.entries:
+            raise UnreadableCheckpoint(f"its archive has two entries of the name {name!r}: refused")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise UnreadableCheckpoint(f"the entry {name!r} of its archive is compressed: torch.save does not do that")
+        if entry.flag_bits & 0x1:
+            raise UnreadableCheckpoint(f"the entry {name!r} of its archive is encrypted")
+
+    def _start(self, entry: zipfile.ZipInfo) -> int:
+        """Where the bytes of an entry begin."""
+        self.file.seek(entry.header_offset)
+        header = self.file.read(30)
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise UnreadableCheckpoint(f"the entry {entry.filename!r} of its archive is not where it should be")
+        name_length, extra_length = struct.unpack("<HH", header[26:30])
+        if self.file.read(name_length) != entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437"):
+            raise UnreadableCheckpoint(f"the entry {entry.filename!r} of its archive has another name at its place")
+        start = entry.header_offset + 30 + name_length + extra_length
+        if start + entry.file_size > self.file_size:
+            raise UnreadableCheckpoint(f"the entry {entry.filename!r} of its archive is longer than the file")
+        return start
+
+    def _storage_of(self, entry: zipfile.ZipInfo, dtype: str) -> Storage:
+        return Storage(self.file, self._start(entry), entry.file_size, dtype, entry.CRC, entry.filename)
+
+    def _content(self, entry: zipfile.ZipInfo) -> bytes:
+        return self._storage_of(entry, "uint8").bytes(0, entry.file_size).tobytes()
+
+    def load(self, ignore_unknown: bool) -> tuple[Any, set[str]]:
+        machine = self.machine(ignore_unknown)
+        return machine.run(io.BytesIO(self._content(self.entries[f"{self.root}/data.pkl"]))), machine.ignored
+
+    def storage(self, persistent_id: Any) -> Storage:
+        dtype, key, number = _storage_fields(persistent_id, 5)
+        entry = self.entries.get(f"{self.root}/data/{key}")
+        if entry is None:
+            raise UnreadableCheckpoint(f"the storage {key!r} is not in its archive")
+        if number * np.dtype(STORED_AS[dtype]).itemsize > entry.file_size:
+            raise UnreadableCheckpoint(
+                f"the storage {key!r} of {number} elements is longer than its {entry.file_size} bytes"
+            )
+        if key not in self.storages:
+            self.storages[key] = self._storage_of(entry, dtype)
+        known = self.storages[key]
+        return known if known.dtype == dtype else self._storage_of(entry, dtype)
+
+
+class _LegacyReader(_Reader):
+    """Five pickles in a row - magic number, protocol, system, the object, the storage keys - then the storages."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.views: dict[str, Storage] = {}
+
+    def load(self, ignore_unknown: bool) -> tuple[Any, set[str]]:
+        plain = PickleMachine({}, {}, _no_storage)
+        kind = "neither a zip archive nor a file of pickles as torch.save writes them"
+        try:
+            magic = plain.run(self.file)
+        except UnreadableCheckpoint as error:
+            raise UnreadableCheckpoint(f"{kind} ({error})") from error
+        if magic != LEGACY_MAGIC:
+            raise UnreadableCheckpoint(kind)
+        if plain.run(self.file) != LEGACY_PROTOCOL:
+            raise UnreadableCheckpoint("a format of torch.save that is not known")
+        system = plain.run(self.file)
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise UnreadableCheckpoint("its numbers are not little-endian")
+        machine = self.machine(ignore_unknown)
+        result = machine.run(self.file)
+        keys = plain.run(self.file)
+        if not isinstance(keys, list) or len(keys) != len(set(map(str, keys))):
+            raise UnreadableCheckpoint("its list of storages is damaged")
+        self._place(keys)
+        return result, machine.ignored
+
+    def storage(self, persistent_id: Any) -> Storage:
+        """A storage whose place is not known yet: the bytes come after all pickles."""
+        dtype, key, number = _storage_fields(persistent_id, 6)
+        if persistent_id[5] is not None:
+            raise UnreadableCheckpoint("a storage is a view of another one, as only PyTorch before 0.4 wrote it")
+        width = np.dtype(STORED_AS[dtype]).itemsize
+        known = self.views.setdefault(key, Storage(self.file, -1, number * width, dtype, None, f"storage {key}"))
+        if (known.dtype, known.length) != (dtype, number * width):
+            raise UnreadableCheckpoint(f"the storage {key} is described in two ways")
+        return known
+
+    def _place(self, keys: list[Any]) -> None:
+        position = self.file.tell()
+        for key in keys:
+            storage = self.views.get(key)
+            if storage is None:
+                raise UnreadableCheckpoint(f"its list of storages names {key!s:.40}, which no tensor uses")
+            self.file.seek(position)
+            header = self.file.read(8)
+            width = np.dtype(STORED_AS[storage.dtype]).itemsize
+            if len(header) < 8 or struct.unpack("<q", header)[0] * width != storage.length:
+                raise UnreadableCheckpoint(f"{storage.name} is not as long in the file as in its description")
+            storage.start = position + 8
+            position += 8 + storage.length
+            if position > self.file_size:
+                raise UnreadableCheckpoint(f"{storage.name} is longer than the rest of the file")
+        missing = set(self.views) - set(keys)
+        if missing:
+            raise UnreadableCheckpoint(f"the storages {sorted(missing)!s:.100} are not in the file")
+
+
+def _no_storage(persistent_id: Any) -> Storage:
+    raise UnreadableCheckpoint("its pickle has a storage where none belongs")
