@@ -6,6 +6,7 @@ import numpy as np
 from mindspore import Parameter
 from mindspore.common.initializer import initializer
 
+from mindone_vq.weights.lazy import LazyTensor
 from mindone_vq.weights.pretrained import PretrainedCell, register_to_config
 
 
@@ -34,6 +35,6 @@ class LearnedClassifierFreeSamplingEmbeddings(PretrainedCell):
                 )
             self.embeddings = Parameter(initializer("zeros", (length, hidden_size)), name="embeddings")
 
-    def extra_tensors(self) -> dict[str, np.ndarray]:
+    def extra_tensors(self) -> dict[str, LazyTensor]:
         """diffusers saves an empty tensor where nothing was learned, and misses it when it is not there."""
-        return {} if self.learnable else {"embeddings": np.zeros((0,), np.float32)}
+        return {} if self.learnable else {"embeddings": LazyTensor.of(np.zeros((0,), np.float32))}

@@ -56,14 +56,17 @@ class LazyTensor:
         """The tensor after ``change``, which keeps the type."""
         return LazyTensor(self.shape if shape is None else tuple(shape), self.dtype, lambda: change(self.read_stored()))
 
-    def as_float32(self) -> "LazyTensor":
-        """The same values as float32."""
-        return LazyTensor(self.shape, "float32", lambda: self.read().astype(np.float32))
+    def cast(self, dtype: str) -> "LazyTensor":
+        """The same values, rounded to ``dtype``: "float32", "float16" or "bfloat16"."""
+        if dtype == self.dtype:
+            return self
+        return LazyTensor(self.shape, dtype, lambda: narrowed(self.read(), dtype))
 
     @classmethod
     def of(cls, array: np.ndarray) -> "LazyTensor":
-        """An array that is there already."""
-        return cls(array.shape, array.dtype.name, lambda: array)
+        """An array that is there already; numpy's bfloat16, as some libraries add it, included."""
+        name = array.dtype.name
+        return cls(array.shape, name, lambda: array.view(STORED_AS[name]) if name == "bfloat16" else array)
 
 
 def widened(stored: np.ndarray, dtype: str) -> np.ndarray:
@@ -75,6 +78,15 @@ def widened(stored: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "float8_e4m3fn":
         return _E4M3FN[stored]
     return stored
+
+
+def narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
+    """``array`` rounded to ``dtype``, to the nearest and to even, as it is stored."""
+    if dtype != "bfloat16":
+        return array.astype(STORED_AS[dtype])
+    bits = np.ascontiguousarray(array, np.float32).reshape(array.shape).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
 
 
 def _e4m3fn_values() -> np.ndarray:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 import mindspore as ms
-import numpy as np
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from mindone_vq.weights import hub, store
 from mindone_vq.weights.files import read_json, write_json
+from mindone_vq.weights.lazy import LazyTensor
 from mindone_vq.weights.rules import state_dict_parameters
 
 logger = logging.getLogger("mindone_vq")
@@ -152,24 +152,33 @@ class PretrainedCell(nn.Cell, ConfigMixin):
         with no_init_parameters():
             network = cls.from_config(config)
         files = store.find_weights(folder, cls.weights_stems, variant) if network.has_weights() else []
-        with store.open_weights(files) as tensors:
-            store.load_into(network, tensors, network._dtype_to_use(dtype))
+        store.load_into(network, store.open_weights(files), network._dtype_to_use(dtype))
         return network.set_train(False)
 
-    def save_pretrained(self, save_directory: Union[str, os.PathLike], variant: Optional[str] = None) -> None:
-        """Writes config.json and the weights as safetensors, under the names diffusers has for them."""
+    def save_pretrained(
+        self,
+        save_directory: Union[str, os.PathLike],
+        variant: Optional[str] = None,
+        max_shard_size: Optional[int] = None,
+    ) -> None:
+        """Writes config.json and the weights as safetensors, under the names diffusers has for them.
+
+        Args:
+            save_directory: the folder, made if needed.
+            variant: an infix for the names of the weight files, such as "fp16".
+            max_shard_size: write several files of at most so many bytes each; None: one file.
+        """
         folder = Path(save_directory)
         if folder.is_file():
             raise FileExistsError(f"{folder} is a file; give a folder to save into.")
-        name = f"{self.weights_stems[0]}{'.' + variant if variant else ''}.safetensors"
-        store.save_weights(self, folder / name, self.extra_tensors())
+        store.save_weights(self, folder, self.weights_stems[0], variant, max_shard_size, self.extra_tensors())
         self.save_config(folder)
 
     def has_weights(self) -> bool:
         """Whether this network has any weight at all."""
         return bool(state_dict_parameters(self))
 
-    def extra_tensors(self) -> dict[str, np.ndarray]:
+    def extra_tensors(self) -> dict[str, LazyTensor]:
         """Entries beyond the weights that diffusers expects in the file."""
         return {}
 

@@ -4,22 +4,19 @@ On disk everything has diffusers' names and layout, so that diffusers reads what
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
-from safetensors import SafetensorError
 
-# safe_open by this name, because mindnlp replaces the one in the package above
-from safetensors.numpy import safe_open
-from safetensors.numpy import save as to_safetensors
-
-from mindone_vq.weights.files import write_atomically
+from mindone_vq.weights.files import write_json
+from mindone_vq.weights.lazy import LazyTensor
 from mindone_vq.weights.rules import current_name, reason_to_ignore, state_dict_parameters
+from mindone_vq.weights.safetensors_file import read_safetensors, stored_bytes, write_safetensors
+from mindone_vq.weights.torch_pickle import open_checkpoint
 
 READABLE, PICKLED = ".safetensors", ".bin"
 
@@ -55,8 +52,7 @@ def find_weights(folder: Path, stems: tuple[str, ...], variant: Optional[str] = 
     """The weight files of ``folder``, as ``weight_files`` chooses them.
 
     Raises:
-        FileNotFoundError: there are none, or none of that variant.
-        ValueError: there are only pickles, or a shard is missing.
+        FileNotFoundError: there are none, none of that variant, or a shard is missing.
     """
     names = [path.name for path in folder.iterdir()]
     found = weight_files(names, stems, variant)
@@ -66,11 +62,6 @@ def find_weights(folder: Path, stems: tuple[str, ...], variant: Optional[str] = 
             f"{folder} holds no {which}: expected {stems[0]}{'.' + variant if variant else ''}{READABLE}. "
             f"It holds {', '.join(sorted(names)) or 'nothing'}."
         )
-    if found[0].endswith(PICKLED):
-        raise ValueError(
-            f"{folder} holds its weights only as a PyTorch pickle ({', '.join(found)}), which is not read yet: "
-            "loading one may execute code. Convert it to .safetensors where PyTorch is installed."
-        )
     shards = re.search(r"-\d+-of-(\d+)", found[0])
     if shards and len(found) != int(shards.group(1)):
         raise FileNotFoundError(
@@ -79,70 +70,79 @@ def find_weights(folder: Path, stems: tuple[str, ...], variant: Optional[str] = 
     return [folder / name for name in found]
 
 
-class TensorFiles(Mapping[str, np.ndarray]):
-    """Named tensors over several files; a tensor is read when it is asked for."""
+def open_weights(files: Iterable[Path], ignore_unknown: bool = False) -> dict[str, LazyTensor]:
+    """The tensors of one or several files by name, to be read when they are used.
 
-    def __init__(self, readers: Mapping[str, object]) -> None:
-        self._readers = readers
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        return widened(self._readers[key].get_tensor(key))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
-
-    def __len__(self) -> int:
-        return len(self._readers)
-
-
-@contextmanager
-def open_weights(files: Iterable[Path]) -> Iterator[TensorFiles]:
-    """Opens safetensors files as one mapping of names to arrays.
+    Args:
+        files: safetensors files, or state dicts of PyTorch.
+        ignore_unknown: pass over objects in a PyTorch file whose class is not known.
 
     Raises:
-        ValueError: a file is cut short or is not a safetensors file.
+        ValueError: a file is damaged, or holds something else.
     """
-    with ExitStack() as stack:
-        readers = {}
-        for path in files:
-            try:
-                reader = stack.enter_context(safe_open(path, framework="numpy"))
-            except SafetensorError as error:
-                raise ValueError(
-                    f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
-                    "Download or convert it again."
-                ) from error
-            readers.update(dict.fromkeys(reader.keys(), reader))
-        yield TensorFiles(readers)
+    tensors: dict[str, LazyTensor] = {}
+    for path in files:
+        tensors.update(read_safetensors(path) if path.suffix == READABLE else read_state_dict(path, ignore_unknown))
+    return tensors
 
 
-def load_into(cell: nn.Cell, tensors: Mapping[str, np.ndarray], dtype: Optional[ms.Type] = None) -> None:
+def read_state_dict(path: Path, ignore_unknown: bool = False) -> dict[str, LazyTensor]:
+    """The tensors of a PyTorch file that holds a state dict and nothing else."""
+    content, _ = open_checkpoint(path, ignore_unknown)
+    if not isinstance(content, dict) or not any(isinstance(value, LazyTensor) for value in content.values()):
+        held = (
+            f"entries {', '.join(map(str, list(content)[:8]))}" if isinstance(content, dict) else f"a {type(content)}"
+        )
+        raise ValueError(
+            f"{path} holds {held}, not the weights of a network: convert it with tools/convert_weights.py."
+        )
+    return {str(key): value for key, value in content.items() if isinstance(value, LazyTensor)}
+
+
+def load_into(cell: nn.Cell, tensors: Mapping[str, LazyTensor], dtype: Optional[ms.Type] = None) -> None:
     """Fills every parameter of ``cell``; nothing may be missing, left over or of another shape.
 
     Args:
         cell: the network.
-        tensors: arrays by PyTorch state-dict key, under current or older names.
+        tensors: by PyTorch state-dict key, under current or older names.
         dtype: the type the parameters get; None: float32.
+
+    Raises:
+        WeightMismatchError: names every key that does not fit; then nothing was filled.
+    """
+    fitting, _ = fit(cell, tensors)
+    parameters = state_dict_parameters(cell)
+    for key, tensor in fitting.items():
+        assign(parameters[key], tensor.read(), dtype or ms.float32)
+
+
+def fit(cell: nn.Cell, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Pairs the parameters of ``cell`` with ``tensors``.
+
+    Returns:
+        The tensors by the cell's keys; and the keys that were left out, with the reason.
 
     Raises:
         WeightMismatchError: names every key that does not fit.
     """
-    targets = state_dict_parameters(cell)
-    sources = {current_name(key): key for key in tensors}
-    problems = [f"missing: {key} {tuple(targets[key].shape)}" for key in targets if key not in sources]
-    for key, source in sources.items():
-        if key not in targets and reason_to_ignore(key) is None and tensors[source].size:
-            problems.append(f"not in the network: {source} {tensors[source].shape}")
+    targets = {key: tuple(parameter.shape) for key, parameter in state_dict_parameters(cell).items()}
+    fitting, ignored, problems = {}, {}, []
+    for source, tensor in tensors.items():
+        key = current_name(source)
+        reason = reason_to_ignore(key) if tensor.size else "it is empty"
+        if key in fitting:
+            problems.append(f"twice: {source}")
+        elif key not in targets and reason is not None:
+            ignored[source] = reason
+        elif key not in targets:
+            problems.append(f"not in the network: {source} {tensor.shape}")
+        elif tensor.shape != targets[key]:
+            problems.append(f"of another shape: {source} is {tensor.shape}, the network has {targets[key]}")
+        fitting[key] = tensor
+    problems = [f"missing: {key} {shape}" for key, shape in targets.items() if key not in fitting] + problems
     if problems:
         raise _mismatch(cell, problems)
-    for key, parameter in targets.items():
-        array = tensors[sources[key]]
-        if array.shape != tuple(parameter.shape):
-            problems.append(f"of another shape: {key} is {array.shape}, the network has {tuple(parameter.shape)}")
-        elif not problems:
-            assign(parameter, array, dtype or ms.float32)
-    if problems:
-        raise _mismatch(cell, problems)
+    return {key: fitting[key] for key in targets}, ignored
 
 
 def _mismatch(cell: nn.Cell, problems: list[str]) -> WeightMismatchError:
@@ -162,18 +162,53 @@ def assign(parameter: Parameter, array: np.ndarray, dtype: ms.Type) -> None:
 
 def to_float32(tensor: Tensor) -> np.ndarray:
     """The values of a float tensor of any type."""
-    return widened(tensor.asnumpy()).astype(np.float32, copy=False)
+    return LazyTensor.of(tensor.asnumpy()).cast("float32").read()
 
 
-def widened(array: np.ndarray) -> np.ndarray:
-    """``array``, as float32 where it is bfloat16, for which numpy has no arithmetic."""
-    if array.dtype.name != "bfloat16":
-        return array
-    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-
-
-def save_weights(cell: nn.Cell, path: Path, extra: Optional[Mapping[str, np.ndarray]] = None) -> None:
+def save_weights(
+    cell: nn.Cell,
+    folder: Path,
+    stem: str,
+    variant: Optional[str] = None,
+    max_shard_size: Optional[int] = None,
+    extra: Optional[Mapping[str, LazyTensor]] = None,
+) -> None:
     """Writes the parameters of ``cell`` as safetensors under PyTorch's names."""
-    arrays = {key: parameter.asnumpy() for key, parameter in state_dict_parameters(cell).items()}
-    arrays.update(extra or {})
-    write_atomically(path, to_safetensors(arrays, metadata={"format": "pt"}))
+    tensors = {key: LazyTensor.of(parameter.asnumpy()) for key, parameter in state_dict_parameters(cell).items()}
+    write_weights(folder, stem, {**tensors, **(extra or {})}, variant, max_shard_size)
+
+
+def write_weights(
+    folder: Path,
+    stem: str,
+    tensors: Mapping[str, LazyTensor],
+    variant: Optional[str] = None,
+    max_shard_size: Optional[int] = None,
+) -> None:
+    """Writes ``tensors`` into one file, or into shards of at most ``max_shard_size`` bytes with their index."""
+    infix = f".{variant}" if variant else ""
+    shards = split_into_shards(tensors, max_shard_size)
+    if len(shards) == 1:
+        write_safetensors(folder / f"{stem}{infix}{READABLE}", tensors)
+        return
+    place = {}
+    for number, names in enumerate(shards, 1):
+        file = f"{stem}{infix}-{number:05d}-of-{len(shards):05d}{READABLE}"
+        write_safetensors(folder / file, {name: tensors[name] for name in names})
+        place.update(dict.fromkeys(names, file))
+    total = sum(stored_bytes(tensor) for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": place}
+    write_json(folder / f"{stem}{READABLE}.index{infix}.json", index)
+
+
+def split_into_shards(tensors: Mapping[str, LazyTensor], max_shard_size: Optional[int]) -> list[list[str]]:
+    """The names, in order, in runs that take at most ``max_shard_size`` bytes (a larger tensor is alone)."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, tensor in tensors.items():
+        if max_shard_size is not None and shards[-1] and filled + stored_bytes(tensor) > max_shard_size:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += stored_bytes(tensor)
+    return shards

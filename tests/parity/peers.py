@@ -13,6 +13,7 @@ from transformers import CLIPTextModel as TorchCLIP
 from transformers.models.clip.tokenization_clip import BasicTokenizer
 
 from mindone_vq import CLIPTextModel, Transformer2DModel, VQModel
+from mindone_vq.weights.lazy import LazyTensor
 from mindone_vq.weights.store import load_into
 
 
@@ -25,7 +26,7 @@ def randomized(module: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 
 def with_weights_of(cell: nn.Cell, module: torch.nn.Module, dtype: ms.Type = ms.float32) -> nn.Cell:
-    arrays = {key: value.numpy() for key, value in module.state_dict().items()}
+    arrays = {key: LazyTensor.of(value.numpy()) for key, value in module.state_dict().items()}
     load_into(cell, arrays, dtype)
     return cell.set_train(False)
 

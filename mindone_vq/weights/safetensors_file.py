@@ -1,0 +1,89 @@
+"""safetensors files: read by the library, lazily; written one tensor after another.
+
+The library writes only what is in memory all at once, which a checkpoint of several gigabytes need not be.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+
+# Under this name, because mindnlp replaces the one in the package above.
+from safetensors.numpy import safe_open
+
+from mindone_vq.weights.files import atomic_file
+from mindone_vq.weights.lazy import STORED_AS, LazyTensor
+
+# Our name of an element type -> the format's.
+TYPE_NAMES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+
+def read_safetensors(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a file by name.
+
+    Raises:
+        ValueError: the file is cut short, is not a safetensors file, or has an element type that is not known.
+    """
+    try:
+        reader = safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. Download or convert it again."
+        ) from error
+    names = {theirs: ours for ours, theirs in TYPE_NAMES.items()}
+    tensors = {}
+    for key in reader.keys():  # noqa: SIM118 it is no dict
+        view = reader.get_slice(key)
+        if view.get_dtype() not in names:
+            raise ValueError(f"{path}: {key} has elements of type {view.get_dtype()}, which are not read.")
+        dtype = names[view.get_dtype()]
+        tensors[key] = LazyTensor(
+            tuple(view.get_shape()), dtype, lambda key=key, dtype=dtype: reader.get_tensor(key).view(STORED_AS[dtype])
+        )
+    return tensors
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Writes ``tensors``, whole or not at all, holding one of them at a time.
+
+    Raises:
+        ValueError: an element type that the format does not have.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # without it transformers refuses the file
+    position = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in TYPE_NAMES:
+            raise ValueError(f"{name} has elements of type {tensor.dtype}, which safetensors does not have.")
+        end = position + stored_bytes(tensor)
+        header[name] = {"dtype": TYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of eight
+    with atomic_file(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors.values():
+            file.write(np.ascontiguousarray(tensor.read_stored()).data)
+
+
+def stored_bytes(tensor: LazyTensor) -> int:
+    """How many bytes a tensor takes in a file."""
+    return tensor.size * np.dtype(STORED_AS[tensor.dtype]).itemsize
