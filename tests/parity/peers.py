@@ -53,7 +53,7 @@ def pair_clip(seed: int = 0, dtype: ms.Type = ms.float32, **config):
 def torch_component(kind, folder):
     """``kind.from_pretrained``; by hand for the transformer of diffusers 0.34, where that recurses without end."""
     if kind is TorchTransformer and diffusers.__version__.startswith("0.34."):
-        network = kind.from_config(kind.load_config(folder))
+        network = kind(**{key: value for key, value in kind.load_config(folder).items() if key[0] != "_"})
         for file in folder.glob("*.safetensors"):
             network.load_state_dict(load_file(file), strict=False)
         return network.eval()
