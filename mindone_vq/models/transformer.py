@@ -1,16 +1,12 @@
 """Transformer2DModel: from noisy codes, the timestep and the text to log p(x_0 | x_t, text)."""
 
-from dataclasses import dataclass
 from typing import Optional, Union
 
-import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor
 
+from mindone_vq.models.denoiser import DiscreteDenoiser, Transformer2DModelOutput
 from mindone_vq.nn.attention import BasicTransformerBlock
-from mindone_vq.nn.embeddings import ImagePositionalEmbeddings
-from mindone_vq.nn.normalization import LayerNorm
-from mindone_vq.outputs import Output
-from mindone_vq.weights.pretrained import PretrainedCell, register_to_config
+from mindone_vq.weights.pretrained import register_to_config
 
 # Arguments of diffusers' class that belong to its other kinds of input -> the value that means "not used".
 UNUSED = {
@@ -25,14 +21,7 @@ UNUSED = {
 }
 
 
-@dataclass
-class Transformer2DModelOutput(Output):
-    """sample: log p(x_0), (batch, classes, pixels)."""
-
-    sample: Tensor
-
-
-class Transformer2DModel(PretrainedCell):
+class Transformer2DModel(DiscreteDenoiser):
     """The denoiser of VQ-Diffusion (arXiv 2111.14822, section 4.2), for discrete input only.
 
     Args:
@@ -97,49 +86,23 @@ class Transformer2DModel(PretrainedCell):
             interpolation_scale=interpolation_scale,
         )
         _refuse_other_kinds(given, norm_type, sample_size, num_vector_embeds, num_embeds_ada_norm)
-        self.height = self.width = sample_size
-        self.num_latent_pixels = sample_size * sample_size
-        self.num_vector_embeds = num_vector_embeds
-        self.inner_dim = num_attention_heads * attention_head_dim
-        self.latent_image_embedding = ImagePositionalEmbeddings(
-            num_vector_embeds, self.height, self.width, self.inner_dim
-        )
-        self.transformer_blocks = nn.CellList(
-            [
-                BasicTransformerBlock(
-                    self.inner_dim,
-                    num_attention_heads,
-                    attention_head_dim,
-                    num_embeds_ada_norm,
-                    cross_attention_dim,
-                    activation_fn,
-                    attention_bias,
-                    dropout,
-                    norm_elementwise_affine,
-                    norm_eps,
-                )
-                for _ in range(num_layers)
-            ]
-        )
-        self.norm_out = LayerNorm(self.inner_dim)
-        self.out = nn.Dense(self.inner_dim, num_vector_embeds - 1)
-
-    def log_p_x_0(self, x_t: Tensor, encoder_hidden_states: Optional[Tensor], timestep: Tensor) -> Tensor:
-        """Log probabilities of the codes of the clean picture, classes last.
-
-        Args:
-            x_t: (batch, pixels) integers; the mask is class ``num_vector_embeds - 1``.
-            encoder_hidden_states: (batch, length, cross_attention_dim).
-            timestep: (batch,) integers.
-
-        Returns:
-            (batch, pixels, classes), float32.
-        """
-        hidden_states = self.latent_image_embedding(x_t)
-        for block in self.transformer_blocks:
-            hidden_states = block(hidden_states, encoder_hidden_states, timestep)
-        logits = self.out(self.norm_out(hidden_states))
-        return ops.log_softmax(logits.astype(ms.float32), axis=-1)
+        inner_dim = num_attention_heads * attention_head_dim
+        blocks = [
+            BasicTransformerBlock(
+                inner_dim,
+                num_attention_heads,
+                attention_head_dim,
+                num_embeds_ada_norm,
+                cross_attention_dim,
+                activation_fn,
+                attention_bias,
+                dropout,
+                norm_elementwise_affine,
+                norm_eps,
+            )
+            for _ in range(num_layers)
+        ]
+        self._build(blocks, inner_dim, sample_size, num_vector_embeds, num_embeds_ada_norm)
 
     def construct(
         self,
@@ -159,15 +122,9 @@ class Transformer2DModel(PretrainedCell):
         Returns:
             (batch, classes, pixels), float32; ``classes`` does not include the mask.
         """
-        if isinstance(timestep, int):
-            timestep = Tensor(timestep, ms.int32)
-        timestep = timestep.reshape(-1).broadcast_to((hidden_states.shape[0],))
         if encoder_hidden_states is not None:
             encoder_hidden_states = encoder_hidden_states.astype(self.dtype)
-        sample = self.log_p_x_0(hidden_states, encoder_hidden_states, timestep).transpose(0, 2, 1)
-        if not return_dict:
-            return (sample,)
-        return Transformer2DModelOutput(sample=sample)
+        return self.classes_first(hidden_states, encoder_hidden_states, timestep, return_dict)
 
 
 def _refuse_other_kinds(given, norm_type, sample_size, num_vector_embeds, num_embeds_ada_norm) -> None:

@@ -82,6 +82,23 @@ class VectorQuantizer(nn.Cell):
         return vectors.reshape(tuple(shape)).transpose(0, 3, 1, 2)
 
 
+class GumbelQuantizer(VectorQuantizer):
+    """Chooses the entry by a linear map of the latents instead of by distance (VQGAN's GumbelVQ; arXiv 1611.00712).
+
+    The draw of training is replaced by its mode, the largest logit.
+    """
+
+    def __init__(self, num_embeddings: int, embed_dim: int) -> None:
+        super().__init__(num_embeddings, embed_dim)
+        self.proj = nn.Conv2d(embed_dim, num_embeddings, 1, has_bias=True)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        weight = self.proj.weight.astype(ms.float32).reshape(self.num_embeddings, self.embed_dim)
+        flat = z.reshape(-1, self.embed_dim).astype(ms.float32)  # (pixels, channels)
+        logits = ops.MatMul(transpose_b=True)(flat, weight) + self.proj.bias.astype(ms.float32)  # (pixels, classes)
+        return ops.argmax(logits, dim=-1).astype(ms.int32).reshape(z.shape[:-1])
+
+
 class VQModel(PretrainedCell):
     """The VQ-VAE: ``encode`` pictures to latents, ``decode`` latents or codes to pictures.
 
@@ -103,6 +120,8 @@ class VQModel(PretrainedCell):
         lookup_from_codebook: ``decode(..., force_not_quantize=True)`` takes codes instead of latents.
         force_upcast: keep this model in float32 when a smaller type is asked for.
     """
+
+    quantizer_class = VectorQuantizer
 
     @register_to_config
     def __init__(
@@ -153,7 +172,7 @@ class VQModel(PretrainedCell):
         )
         self.encoder = Encoder(in_channels, latent_channels, down_block_types, **shared)
         self.quant_conv = nn.Conv2d(latent_channels, vq_embed_dim, 1, has_bias=True)
-        self.quantize = VectorQuantizer(num_vq_embeddings, vq_embed_dim)
+        self.quantize = self.quantizer_class(num_vq_embeddings, vq_embed_dim)
         self.post_quant_conv = nn.Conv2d(vq_embed_dim, latent_channels, 1, has_bias=True)
         self.decoder = Decoder(latent_channels, out_channels, up_block_types, spatial_norm=self.spatial_norm, **shared)
 
@@ -207,3 +226,9 @@ class VQModel(PretrainedCell):
         """Pictures (batch, in_channels, height, width) -> (reconstruction, commitment loss)."""
         latents = self.encode(sample)[0]
         return self.decode(latents, return_dict=return_dict)
+
+
+class GumbelVQModel(VQModel):
+    """A VQ-VAE whose encoder names codes by ``GumbelQuantizer``: the codec of COCO, CUB and Conceptual Captions."""
+
+    quantizer_class = GumbelQuantizer

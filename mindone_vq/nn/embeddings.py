@@ -1,5 +1,7 @@
 """Embeddings of the latent pixels."""
 
+from typing import Optional
+
 from mindspore import Tensor, nn, ops
 
 
@@ -7,18 +9,31 @@ class ImagePositionalEmbeddings(nn.Cell):
     """Code embedding + row embedding + column embedding (VQ-Diffusion section 4.2; DALL-E figure 10).
 
     These embeddings belong to the transformer; the codebook of the VQ-VAE is another table.
+
+    Args:
+        num_embed: classes including the mask.
+        sample_size: height and width of the grid of codes.
+        embed_dim: size of an embedding.
+        table_size: rows of the row and of the column table; None: ``sample_size``. Where it is larger, pixel i has
+            row i // table_size and column i % table_size, as if the picture's pixels filled the first rows of a
+            grid that wide: so Microsoft's ImageNet and FFHQ models were trained.
     """
 
-    def __init__(self, num_embed: int, height: int, width: int, embed_dim: int) -> None:
+    def __init__(self, num_embed: int, sample_size: int, embed_dim: int, table_size: Optional[int] = None) -> None:
         super().__init__()
-        self.height, self.width, self.embed_dim = height, width, embed_dim
+        self.table_size = table_size or sample_size
+        self.num_pixels, self.embed_dim = sample_size * sample_size, embed_dim
+        if self.num_pixels > self.table_size**2:
+            raise ValueError(
+                f"a table of {self.table_size} rows has no place for a grid of {sample_size} x {sample_size}."
+            )
         self.emb = nn.Embedding(num_embed, embed_dim)
-        self.height_emb = nn.Embedding(height, embed_dim)
-        self.width_emb = nn.Embedding(width, embed_dim)
+        self.height_emb = nn.Embedding(self.table_size, embed_dim)
+        self.width_emb = nn.Embedding(self.table_size, embed_dim)
 
     def construct(self, codes: Tensor) -> Tensor:
-        """codes: (batch, height * width) integers -> (batch, height * width, embed_dim)."""
-        rows = self.height_emb.embedding_table.expand_dims(1)  # (height, 1, embed_dim)
-        columns = self.width_emb.embedding_table.expand_dims(0)  # (1, width, embed_dim)
-        positions = ops.reshape(rows + columns, (1, self.height * self.width, self.embed_dim))
-        return self.emb(codes) + positions
+        """codes: (batch, sample_size^2) integers -> (batch, sample_size^2, embed_dim)."""
+        rows = self.height_emb.embedding_table.expand_dims(1)  # (table_size, 1, embed_dim)
+        columns = self.width_emb.embedding_table.expand_dims(0)  # (1, table_size, embed_dim)
+        positions = ops.reshape(rows + columns, (1, self.table_size * self.table_size, self.embed_dim))
+        return self.emb(codes) + positions[:, : self.num_pixels]

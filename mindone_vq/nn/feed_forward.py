@@ -44,6 +44,28 @@ class ApproximateGELU(nn.Cell):
         return x * ops.sigmoid(1.702 * x)
 
 
+class ConvFeedForward(nn.Cell):
+    """Two 3 x 3 convolutions over the grid of tokens, ``x * sigmoid(1.702 x)`` between them, dropout after.
+
+    Microsoft's class-conditional and unconditional models have it in place of a feed-forward layer ("conv_mlp").
+    """
+
+    def __init__(self, dim: int, inner_dim: int, sample_size: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dim, self.sample_size = dim, sample_size
+        self.conv1 = nn.Conv2d(dim, inner_dim, 3, pad_mode="pad", padding=1, has_bias=True)
+        self.conv2 = nn.Conv2d(inner_dim, dim, 3, pad_mode="pad", padding=1, has_bias=True)
+        self.dropout = nn.Dropout(p=dropout)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """(batch, sample_size^2, dim) -> the same shape."""
+        size = self.sample_size
+        grid = x.transpose(0, 2, 1).reshape(-1, self.dim, size, size)  # (batch, dim, rows, columns)
+        grid = self.conv1(grid)
+        grid = self.conv2(grid * ops.sigmoid(1.702 * grid))
+        return self.dropout(grid.reshape(-1, self.dim, size * size).transpose(0, 2, 1))
+
+
 ACTIVATIONS = {
     "geglu": GEGLU,
     "geglu-approximate": ApproximateGELU,

@@ -5,17 +5,19 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn
 from PIL import Image
 from tqdm.auto import tqdm
 
 import mindone_vq
+from mindone_vq.diffusion.sampling import Generators, draw_uniforms, make_generators
 from mindone_vq.outputs import Output
-from mindone_vq.pipelines.graphs import GraphCache
+from mindone_vq.pipelines.checks import check_latents
+from mindone_vq.pipelines.graphs import CodeDecoding, DenoisingStep, GraphCache
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json, write_json
 from mindone_vq.weights.pretrained import check_dtype, logger
@@ -26,7 +28,7 @@ from mindone_vq.weights.store import weight_files
 class ImagePipelineOutput(Output):
     """images: a list of PIL pictures; or (batch, height, width, 3) float32 in [0, 1]; or codes (batch, pixels)."""
 
-    images: Union[list[Image.Image], np.ndarray, ms.Tensor]
+    images: Union[list[Image.Image], np.ndarray, Tensor]
 
 
 class Pipeline:
@@ -76,6 +78,53 @@ class Pipeline:
         """(batch, height, width, 3) in [0, 1] -> pictures."""
         pixels = (images * 255).round().astype(np.uint8)
         return [Image.fromarray(picture.squeeze()) for picture in pixels]
+
+    def _sample(
+        self,
+        condition: Tensor,
+        batch: int,
+        guided: bool,
+        num_inference_steps: int,
+        guidance_scale: float,
+        truncation_rate: float,
+        generator: Generators,
+        latents: Union[Tensor, np.ndarray, None],
+        callback: Optional[Callable[[int, int, Tensor], None]],
+        callback_steps: int,
+        callback_on_step_end: Optional[Callable[..., Optional[dict]]],
+    ) -> Tensor:
+        """The reverse process from all masked, or from ``latents``, to codes (batch, pixels).
+
+        Args:
+            condition: what the denoiser is told; guided: that of the null condition first, then the real one.
+            the others: as the pipelines document them.
+        """
+        self.scheduler.set_timesteps(num_inference_steps)
+        shape, classes = (batch, self.transformer.num_latent_pixels), self.transformer.num_vector_embeds
+        generators = make_generators(generator, batch)
+        x_t = check_latents(latents, shape, classes)
+        step = self._graphs.get(DenoisingStep, self.transformer, self.scheduler, guided, name="denoising step")
+        scale, rate = Tensor(guidance_scale, ms.float32), Tensor(truncation_rate, ms.float32)
+        for i, t in enumerate(self.progress_bar(self.scheduler.chain[:-1])):
+            uniforms = Tensor(draw_uniforms(generators, *shape))
+            x_t = step(x_t, Tensor([t], ms.int32), self.scheduler.jump(t), condition, scale, rate, uniforms)
+            if callback_on_step_end is not None:
+                changed = callback_on_step_end(self, i, t, {"latents": x_t}) or {}
+                if "latents" in changed:
+                    x_t = check_latents(changed["latents"], shape, classes)
+            if callback is not None and i % callback_steps == 0:
+                callback(i, t, x_t)
+        return x_t
+
+    def _finish(self, codes: Tensor, output_type: str, return_dict: bool) -> Union[ImagePipelineOutput, tuple]:
+        images = codes if output_type == "latent" else self.decode_latents(codes, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def decode_latents(self, codes: Tensor, output_type: str = "pil") -> Union[list[Image.Image], np.ndarray]:
+        """Codes (batch, pixels) -> pictures: a list of PIL, or (batch, height, width, 3) float32 in [0, 1]."""
+        height, width = self.transformer.height, self.transformer.width
+        images = self._graphs.get(CodeDecoding, self.vqvae, height, width, name="decoder")(codes).asnumpy()
+        return self.numpy_to_pil(images) if output_type == "pil" else images
 
     @classmethod
     def from_pretrained(
@@ -141,7 +190,8 @@ class Pipeline:
                 )
             options = {"variant": variant} if hasattr(component, "weights_stems") else {}
             component.save_pretrained(folder / name, **options)
-            index[name] = [library, component_class.__name__]
+            own = type(component) is not component_class
+            index[name] = ["mindone_vq" if own else library, type(component).__name__]
         write_json(folder / "model_index.json", index)
 
 
@@ -153,7 +203,8 @@ def _check_index(cls: type, folder: Path) -> None:
         raise ValueError(f"{folder / 'model_index.json'} is the index of a {named}, not of a {cls.__name__}.")
     for name, (_, component_class) in cls.component_classes.items():
         entry = index.get(name)
-        accepted = (component_class.__name__, component_class.__name__ + "Fast")
+        family = component_class.family() if hasattr(component_class, "family") else [component_class.__name__]
+        accepted = [*family, component_class.__name__ + "Fast"]
         if entry is not None and (not isinstance(entry, list) or len(entry) != 2 or entry[1] not in accepted):
             raise ValueError(
                 f"{folder / 'model_index.json'} gives {name} as {entry}, expected a {component_class.__name__}."

@@ -9,13 +9,13 @@ import numpy as np
 from mindspore import Tensor
 
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
-from mindone_vq.models.transformer import Transformer2DModel
+from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.models.vq_model import VQModel
 
 OUTPUT_TYPES = ("pil", "np", "latent")
 
 
-def check_components(vqvae: VQModel, transformer: Transformer2DModel, scheduler: VQDiffusionScheduler) -> None:
+def check_components(vqvae: VQModel, transformer: DiscreteDenoiser, scheduler: VQDiffusionScheduler) -> None:
     """The three must agree on the classes and the timesteps."""
     classes = transformer.num_vector_embeds
     if scheduler.num_embed != classes:
@@ -26,10 +26,10 @@ def check_components(vqvae: VQModel, transformer: Transformer2DModel, scheduler:
     codebook = vqvae.quantize.num_embeddings
     if codebook < classes - 1:
         raise ValueError(f"The transformer predicts {classes - 1} codes, the VQ-VAE has {codebook}.")
-    if scheduler.num_train_timesteps > transformer.config.num_embeds_ada_norm:
+    if scheduler.num_train_timesteps > transformer.num_timesteps:
         raise ValueError(
             f"The scheduler has {scheduler.num_train_timesteps} timesteps (num_train_timesteps), the transformer "
-            f"embeds {transformer.config.num_embeds_ada_norm} (num_embeds_ada_norm)."
+            f"embeds {transformer.num_timesteps} (num_embeds_ada_norm)."
         )
 
 
@@ -69,19 +69,30 @@ def _check_positive_integer(value: Any, name: str) -> None:
 def check_settings(
     guidance_scale: Any,
     truncation_rate: Any,
-    num_images_per_prompt: Any,
+    num_images: Any,
     output_type: Any,
     callback_steps: Any,
+    count: str = "num_images_per_prompt",
 ) -> None:
-    """The scalar arguments of a call."""
+    """The scalar arguments of a call; ``count`` is what the pipeline calls ``num_images``."""
     _check_number(guidance_scale, "guidance_scale")
     _check_number(truncation_rate, "truncation_rate")
     if not 0 < truncation_rate <= 1:
         raise ValueError(f"truncation_rate is {truncation_rate}; it must be above 0 and at most 1 (which keeps all).")
-    _check_positive_integer(num_images_per_prompt, "num_images_per_prompt")
+    _check_positive_integer(num_images, count)
     _check_positive_integer(callback_steps, "callback_steps")
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type is {output_type!r}; it must be one of {', '.join(OUTPUT_TYPES)}.")
+
+
+def check_class_labels(class_labels: Any, count: int) -> np.ndarray:
+    """Classes of pictures as int32, (n,); there are ``count``."""
+    labels = np.atleast_1d(np.asarray(class_labels))
+    if labels.ndim != 1 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"class_labels is an integer or a list of integers, given {class_labels!r}.")
+    if labels.min() < 0 or labels.max() >= count:
+        raise ValueError(f"class_labels go from 0 to {count - 1}, given {labels.tolist()}.")
+    return labels.astype(np.int32)
 
 
 def check_embeddings(embeddings: Any, hidden_size: int, name: str) -> None:

@@ -13,7 +13,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone_vq.diffusion.guidance import guide, truncate
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
-from mindone_vq.models.transformer import Transformer2DModel
+from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.models.vq_model import VQModel
 from mindone_vq.text.clip import CLIPTextModel
 
@@ -35,7 +35,7 @@ class TextEncoding(nn.Cell):
 class DenoisingStep(nn.Cell):
     """x_t -> x_s: transformer, guidance, truncation, posterior and draw."""
 
-    def __init__(self, transformer: Transformer2DModel, scheduler: VQDiffusionScheduler, guided: bool) -> None:
+    def __init__(self, transformer: DiscreteDenoiser, scheduler: VQDiffusionScheduler, guided: bool) -> None:
         super().__init__(auto_prefix=False)
         self.transformer, self.scheduler, self.guided = transformer, scheduler, guided
 
@@ -44,7 +44,7 @@ class DenoisingStep(nn.Cell):
         x_t: Tensor,
         timestep: Tensor,
         jump: Tensor,
-        encoder_hidden_states: Tensor,
+        condition: Tensor,
         guidance_scale: Tensor,
         truncation_rate: Tensor,
         uniforms: Tensor,
@@ -55,7 +55,8 @@ class DenoisingStep(nn.Cell):
             x_t: (batch, pixels) int32.
             timestep: (1,) int32.
             jump: (9,) float32, ``scheduler.jump(timestep)``.
-            encoder_hidden_states: (batch, length, dim); guided: (2 * batch, length, dim), the null text first.
+            condition: text embeddings (batch, length, dim), or classes (batch,), or any tensor for a denoiser that
+                takes none; guided: twice as many, the null condition first.
             guidance_scale, truncation_rate: scalars, float32.
             uniforms: (batch, pixels) float32 in [0, 1).
 
@@ -64,7 +65,7 @@ class DenoisingStep(nn.Cell):
         """
         network_input = ops.concat((x_t, x_t), 0) if self.guided else x_t
         timesteps = timestep.broadcast_to((network_input.shape[0],))
-        log_p_x_0 = self.transformer.log_p_x_0(network_input, encoder_hidden_states, timesteps)
+        log_p_x_0 = self.transformer.log_p_x_0(network_input, condition, timesteps)
         if self.guided:
             log_p_null, log_p_conditional = ops.chunk(log_p_x_0, 2, axis=0)
             log_p_x_0 = guide(log_p_conditional, log_p_null, guidance_scale)

@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindone_vq.diffusion.guidance import truncate
-from mindone_vq.diffusion.sampling import Generators, draw_uniforms, make_generators
+from mindone_vq.diffusion.sampling import Generators
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
 from mindone_vq.models.transformer import Transformer2DModel
@@ -17,11 +17,10 @@ from mindone_vq.pipelines.base import ImagePipelineOutput, Pipeline
 from mindone_vq.pipelines.checks import (
     check_components,
     check_embeddings,
-    check_latents,
     check_prompt,
     check_settings,
 )
-from mindone_vq.pipelines.graphs import CodeDecoding, DenoisingStep, TextEncoding
+from mindone_vq.pipelines.graphs import TextEncoding
 from mindone_vq.text.clip import CLIPTextModel
 from mindone_vq.text.foreign import adapt_text_encoder
 from mindone_vq.text.tokenizer import CLIPTokenizer
@@ -115,32 +114,25 @@ class VQDiffusionPipeline(Pipeline):
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
         check_settings(guidance_scale, truncation_rate, num_images_per_prompt, output_type, callback_steps)
-        self.scheduler.set_timesteps(num_inference_steps)
         guided = guidance_scale > 1.0
         embeddings, null = self._encode_prompt(
             prompt, num_images_per_prompt, guided, negative_prompt, prompt_embeds, negative_prompt_embeds
         )
-        batch, pixels = embeddings.shape[0], self.transformer.num_latent_pixels
-        generators = make_generators(generator, batch)
-        x_t = check_latents(latents, (batch, pixels), self.transformer.num_vector_embeds)
-        context = np.concatenate((null, embeddings)) if guided else embeddings
-        context = Tensor(context, self.transformer.dtype)
-        step = self._graphs.get(DenoisingStep, self.transformer, self.scheduler, guided, name="denoising step")
-        scale = Tensor(guidance_scale, ms.float32)
-        rate = Tensor(truncation_rate, ms.float32)
-
-        for i, t in enumerate(self.progress_bar(self.scheduler.chain[:-1])):
-            uniforms = Tensor(draw_uniforms(generators, batch, pixels))
-            x_t = step(x_t, Tensor([t], ms.int32), self.scheduler.jump(t), context, scale, rate, uniforms)
-            if callback_on_step_end is not None:
-                changed = callback_on_step_end(self, i, t, {"latents": x_t}) or {}
-                if "latents" in changed:
-                    x_t = check_latents(changed["latents"], (batch, pixels), self.transformer.num_vector_embeds)
-            if callback is not None and i % callback_steps == 0:
-                callback(i, t, x_t)
-
-        images = x_t if output_type == "latent" else self.decode_latents(x_t, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        condition = np.concatenate((null, embeddings)) if guided else embeddings
+        codes = self._sample(
+            Tensor(condition, self.transformer.dtype),
+            len(embeddings),
+            guided,
+            num_inference_steps,
+            guidance_scale,
+            truncation_rate,
+            generator,
+            latents,
+            callback,
+            callback_steps,
+            callback_on_step_end,
+        )
+        return self._finish(codes, output_type, return_dict)
 
     def encode_prompt(
         self,
@@ -223,12 +215,6 @@ class VQDiffusionPipeline(Pipeline):
         else:
             hidden = self.text_encoder(ids)
         return hidden / np.linalg.norm(hidden, axis=-1, keepdims=True)
-
-    def decode_latents(self, codes: Tensor, output_type: str = "pil") -> Any:
-        """Codes (batch, pixels) -> pictures: a list of PIL, or (batch, height, width, 3) float32 in [0, 1]."""
-        height, width = self.transformer.height, self.transformer.width
-        images = self._graphs.get(CodeDecoding, self.vqvae, height, width, name="decoder")(codes).asnumpy()
-        return self.numpy_to_pil(images) if output_type == "pil" else images
 
     def truncate(self, log_p_x_0: Tensor, truncation_rate: float) -> Tensor:
         """Truncation sampling as the steps apply it; see ``mindone_vq.diffusion.guidance.truncate``.

@@ -76,7 +76,7 @@ def widened(stored: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "float8_e5m2":  # the upper byte of a float16
         return (stored.astype(np.uint16) << 8).view(np.float16).reshape(stored.shape).astype(np.float32)
     if dtype == "float8_e4m3fn":
-        return _E4M3FN[stored]
+        return _E4M3FN[stored].reshape(stored.shape)
     return stored
 
 

@@ -26,7 +26,7 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
-@dataclass
+@dataclass(eq=False)
 class Unknown:
     """Stands for an object of a class that is not known, where such objects are to be passed over. Inert."""
 
@@ -36,8 +36,20 @@ class Unknown:
 
 MARK = object()
 # Of one pickle, in bytes and in opcodes, so that a small file cannot ask for much memory. A thousand tensors take
-# some hundred kilobytes and ten thousand opcodes.
-MAX_LENGTH, MAX_OPCODES = 16 * 2**20, 4_000_000
+# some hundred kilobytes and 35 thousand opcodes.
+MAX_LENGTH, MAX_OPCODES = 16 * 2**20, 1_000_000
+MAX_NAME = 1000
+
+
+def shown(value: Any, depth: int = 1) -> str:
+    """A value for a message: short, whatever it is. A small pickle can build what has no end as text."""
+    if isinstance(value, tuple) and depth:
+        return f"({', '.join(shown(item, depth - 1) for item in value[:8])}{', ...' if len(value) > 8 else ''})"
+    if isinstance(value, str):
+        return repr(value[:100])
+    if value is None or isinstance(value, (Name, Unknown, bool, int, float)):
+        return f"{value!s:.200}"
+    return f"a {type(value).__name__}"
 
 
 class PickleMachine:
@@ -72,13 +84,16 @@ class PickleMachine:
         """
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.given = 0
         limited = _Limited(stream)
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(limited)):
                 if count > MAX_OPCODES:
                     raise UnreadableCheckpoint(f"its pickle has more than {MAX_OPCODES} opcodes")
                 if opcode.name == "STOP":
-                    (result,) = self.stack
+                    result = self.pop()
+                    if self.stack:
+                        raise UnreadableCheckpoint("its pickle is damaged (it describes more than one object)")
                     return result
                 self._step(opcode.name, argument)
         except UnreadableCheckpoint:
@@ -95,6 +110,15 @@ class PickleMachine:
         elif opcode not in IGNORED_OPCODES:
             raise UnreadableCheckpoint(f"its pickle has the opcode {opcode}, which no state dict needs")
 
+    def top(self) -> Any:
+        if not self.stack or self.stack[-1] is MARK:
+            raise UnreadableCheckpoint("its pickle is damaged (nothing on the stack)")
+        return self.stack[-1]
+
+    def pop(self) -> Any:
+        self.top()
+        return self.stack.pop()
+
     def pop_to_mark(self) -> list[Any]:
         for position in range(len(self.stack) - 1, -1, -1):
             if self.stack[position] is MARK:
@@ -104,66 +128,93 @@ class PickleMachine:
         raise UnreadableCheckpoint("its pickle is damaged (no mark on the stack)")
 
     def refer(self, name: Name) -> None:
+        if len(name.module) + len(name.name) > MAX_NAME:
+            raise UnreadableCheckpoint(f"its pickle refers to a name of more than {MAX_NAME} characters")
         text = str(name)
         if text in self.constants:
             self.stack.append(self.constants[text])
-        elif text in self.functions or self.ignore_unknown:
+        elif text in self.functions:
+            self.stack.append(name)
+        elif self.ignore_unknown:
+            self.ignored.add(text)
             self.stack.append(name)
         else:
             raise UnreadableCheckpoint(f"its pickle refers to {text}, which is not needed to read tensors: refused")
 
     def call(self, function: Any, arguments: Any) -> Any:
         if isinstance(function, Name) and str(function) in self.functions and isinstance(arguments, tuple):
+            self._count(arguments)
             return self.functions[str(function)](*arguments)
         if self.ignore_unknown and isinstance(function, (Name, Unknown)):
             kind = function.kind if isinstance(function, Unknown) else str(function)
             self.ignored.add(kind)
             return Unknown(kind, [arguments])
         raise UnreadableCheckpoint(
-            f"its pickle calls {function!s:.100}, which is no function for reading tensors: refused"
+            f"its pickle calls {shown(function)}, which is no function for reading tensors: refused"
         )
 
+    def _count(self, arguments: tuple) -> None:
+        """What calls are given has a limit too: one long argument can be given again and again."""
+        for argument in arguments:
+            if isinstance(argument, (str, bytes)):
+                self.given += len(argument)
+            elif isinstance(argument, (tuple, list, dict)):
+                self.given += 16 * len(argument)
+        if self.given > MAX_LENGTH:
+            raise UnreadableCheckpoint("its pickle calls functions with more than it contains")
+
     def memorize(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
+        self.memo[index] = self.top()
 
 
 def _append(machine: PickleMachine, items: list[Any]) -> None:
-    target = machine.stack[-1]
+    target = machine.top()
     if isinstance(target, Unknown):
         target.parts += items
     elif type(target) is list:
         target += items
     else:
-        raise UnreadableCheckpoint(f"its pickle appends to a {type(target).__name__}")
+        raise UnreadableCheckpoint(f"its pickle appends to {shown(target)}")
 
 
 def _set_items(machine: PickleMachine, items: list[Any]) -> None:
-    target = machine.stack[-1]
+    target = machine.top()
+    keys = items[::2]
+    if len(items) % 2:
+        raise UnreadableCheckpoint("its pickle is damaged (a key without a value)")
+    # The hash of a tuple of tuples of ... can take for ever.
+    if any(isinstance(key, tuple) and any(isinstance(part, tuple) for part in key) for key in keys):
+        raise UnreadableCheckpoint("its pickle has a tuple of tuples as a key")
     if isinstance(target, Unknown):
         target.parts += items
     elif type(target) in (dict, OrderedDict):
-        target.update(zip(items[::2], items[1::2]))
+        target.update(zip(keys, items[1::2]))
     else:
-        raise UnreadableCheckpoint(f"its pickle sets an item of a {type(target).__name__}")
+        raise UnreadableCheckpoint(f"its pickle sets an item of {shown(target)}")
+
+
+def _dict(machine: PickleMachine, _: Any) -> None:
+    items = machine.pop_to_mark()
+    machine.stack.append({})
+    _set_items(machine, items)
 
 
 def _build(machine: PickleMachine, _: Any) -> None:
     """Attributes of an object. An OrderedDict's (PyTorch's ``_metadata``) are not needed; others have none."""
-    state = machine.stack.pop()
-    target = machine.stack[-1]
+    state, target = machine.pop(), machine.top()
     if isinstance(target, Unknown):
         target.parts.append(state)
     elif type(target) is not OrderedDict:
-        raise UnreadableCheckpoint(f"its pickle sets the attributes of a {type(target).__name__}: refused")
+        raise UnreadableCheckpoint(f"its pickle sets the attributes of {shown(target)}: refused")
 
 
 def _reduce(machine: PickleMachine, _: Any) -> None:
-    arguments = machine.stack.pop()
-    machine.stack.append(machine.call(machine.stack.pop(), arguments))
+    arguments, function = machine.pop(), machine.pop()
+    machine.stack.append(machine.call(function, arguments))
 
 
 def _stack_global(machine: PickleMachine, _: Any) -> None:
-    name, module = machine.stack.pop(), machine.stack.pop()
+    name, module = machine.pop(), machine.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise UnreadableCheckpoint("its pickle names a global by something that is no string")
     machine.refer(Name(module, name))
@@ -172,7 +223,7 @@ def _stack_global(machine: PickleMachine, _: Any) -> None:
 def _instance(machine: PickleMachine, argument: str) -> None:
     arguments = tuple(machine.pop_to_mark())
     machine.refer(Name(*argument.split(" ", 1)))
-    machine.stack.append(machine.call(machine.stack.pop(), arguments))
+    machine.stack.append(machine.call(machine.pop(), arguments))
 
 
 def _object(machine: PickleMachine, _: Any) -> None:
@@ -181,19 +232,15 @@ def _object(machine: PickleMachine, _: Any) -> None:
 
 
 def _new_object_with_keywords(machine: PickleMachine, _: Any) -> None:
-    keywords = machine.stack.pop()
-    if keywords and not machine.ignore_unknown:
-        raise UnreadableCheckpoint("its pickle makes an object with keyword arguments: refused")
-    _reduce(machine, None)
+    keywords, arguments, function = machine.pop(), machine.pop(), machine.pop()
+    if keywords and isinstance(function, Name) and str(function) in machine.functions:
+        raise UnreadableCheckpoint(f"its pickle calls {function} with keywords: refused")
+    machine.stack.append(machine.call(function, arguments))
 
 
 def _tuple(count: int) -> Callable:
     def step(machine: PickleMachine, _: Any) -> None:
-        items = tuple(machine.stack[len(machine.stack) - count :])
-        if len(items) < count or MARK in items:
-            raise UnreadableCheckpoint("its pickle is damaged (a tuple of too few items)")
-        del machine.stack[len(machine.stack) - count :]
-        machine.stack.append(items)
+        machine.stack.append(tuple([machine.pop() for _ in range(count)][::-1]))
 
     return step
 
@@ -202,11 +249,8 @@ def _pop_then(step: Callable) -> Callable:
     """The opcodes for one item, by those for many."""
 
     def single(machine: PickleMachine, _: Any) -> None:
-        item = machine.stack.pop()
-        if step is _set_items:
-            step(machine, [machine.stack.pop(), item])
-        else:
-            step(machine, [item])
+        item = machine.pop()
+        step(machine, [machine.pop(), item] if step is _set_items else [item])
 
     return single
 
@@ -224,7 +268,7 @@ STEPS: dict[str, Callable[[PickleMachine, Any], Any]] = {
     "MARK": lambda m, _: m.stack.append(MARK),
     "POP": lambda m, _: m.stack.pop(),
     "POP_MARK": lambda m, _: m.pop_to_mark(),
-    "DUP": lambda m, _: m.stack.append(m.stack[-1]),
+    "DUP": lambda m, _: m.stack.append(m.top()),
     "EMPTY_LIST": lambda m, _: m.stack.append([]),
     "EMPTY_DICT": lambda m, _: m.stack.append({}),
     "EMPTY_SET": lambda m, _: m.stack.append([]),
@@ -232,7 +276,7 @@ STEPS: dict[str, Callable[[PickleMachine, Any], Any]] = {
     "LIST": lambda m, _: m.stack.append(m.pop_to_mark()),
     "TUPLE": lambda m, _: m.stack.append(tuple(m.pop_to_mark())),
     "FROZENSET": lambda m, _: m.stack.append(m.pop_to_mark()),
-    "DICT": lambda m, _: (m.stack.append({}), _set_items(m, m.pop_to_mark())),
+    "DICT": _dict,
     "TUPLE1": _tuple(1),
     "TUPLE2": _tuple(2),
     "TUPLE3": _tuple(3),
@@ -249,7 +293,7 @@ STEPS: dict[str, Callable[[PickleMachine, Any], Any]] = {
     "INST": _instance,
     "OBJ": _object,
     "BUILD": _build,
-    "BINPERSID": lambda m, _: m.stack.append(m.persistent(m.stack.pop())),
+    "BINPERSID": lambda m, _: m.stack.append(m.persistent(m.pop())),
     "PERSID": lambda m, argument: m.stack.append(m.persistent(argument)),
     "PUT": lambda m, index: m.memorize(index),
     "BINPUT": lambda m, index: m.memorize(index),

@@ -62,9 +62,18 @@ class ConfigMixin:
     @classmethod
     def check_config(cls, config: Mapping[str, Any], path: Path) -> None:
         """Raises ValueError where ``config`` says that it belongs to another class."""
-        named = config.get("_class_name") or (config.get("architectures") or [cls.__name__])[0]
-        if named != cls.__name__:
+        named = cls._named_in(config)
+        if named not in cls.family():
             raise ValueError(f"{path} is the config of a {named}, not of a {cls.__name__}.")
+
+    @classmethod
+    def _named_in(cls, config: Mapping[str, Any]) -> str:
+        return config.get("_class_name") or (config.get("architectures") or [cls.__name__])[0]
+
+    @classmethod
+    def family(cls) -> dict[str, type]:
+        """This class and those made from it, by name: what a config for it may name."""
+        return {cls.__name__: cls, **{kind.__name__: kind for kind in cls.__subclasses__()}}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]):
@@ -150,7 +159,7 @@ class PretrainedCell(nn.Cell, ConfigMixin):
         folder = root / subfolder
         config = cls.load_config(folder)
         with no_init_parameters():
-            network = cls.from_config(config)
+            network = cls.family()[cls._named_in(config)].from_config(config)
         files = store.find_weights(folder, cls.weights_stems, variant) if network.has_weights() else []
         store.load_into(network, store.open_weights(files), network._dtype_to_use(dtype))
         return network.set_train(False)

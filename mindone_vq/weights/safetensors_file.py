@@ -47,7 +47,8 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         reader = safe_open(path, framework="numpy")
     except SafetensorError as error:
         raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. Download or convert it again."
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
+            "Download or convert it again."
         ) from error
     names = {theirs: ours for ours, theirs in TYPE_NAMES.items()}
     tensors = {}

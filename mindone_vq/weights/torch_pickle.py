@@ -5,6 +5,7 @@ the file when they are used; in a zip archive their checksums are verified then.
 """
 
 import io
+import math
 import os
 import struct
 import zipfile
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO, Callable, Optional
 import numpy as np
 
 from mindone_vq.weights.lazy import STORED_AS, LazyTensor
-from mindone_vq.weights.pickle_machine import Name, PickleMachine, UnreadableCheckpoint
+from mindone_vq.weights.pickle_machine import MAX_LENGTH, Name, PickleMachine, UnreadableCheckpoint, shown
 
 __all__ = ["UnreadableCheckpoint", "open_checkpoint"]
 
@@ -35,10 +36,12 @@ STORAGE_TYPES = {
     "torch.ComplexDoubleStorage": "complex128",
     "torch.storage.UntypedStorage": "uint8",
 }
+DTYPES = {f"torch.{dtype}": dtype for dtype in STORED_AS}
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 CHUNK = 16 * 2**20
 # A tensor may show one element many times (stride 0). Up to this many bytes that is believed of any file.
 SMALL_EXPANSION = 2**20
+MAX_DIMENSIONS = 32  # numpy's
 
 
 class Storage:
@@ -121,7 +124,7 @@ class _Reader:
     def machine(self, ignore_unknown: bool) -> PickleMachine:
         functions: dict[str, Callable] = {
             "collections.OrderedDict": lambda *items: OrderedDict(*items),
-            "torch.Size": lambda size=(): tuple(size),
+            "torch.Size": _size,
             "torch._utils._rebuild_tensor": self._rebuild_tensor,
             "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
             "torch._utils._rebuild_tensor_v3": self._rebuild_tensor_of_type,
@@ -132,69 +135,78 @@ class _Reader:
             "_codecs.encode": _encode,
         }
         # Given as arguments, never called.
-        constants: dict[str, Any] = {name: Name(*name.rsplit(".", 1)) for name in STORAGE_TYPES}
-        constants.update({f"torch.{name}": _Type(name) for name in STORED_AS})
-        constants.update({name: _Type(name) for name in ("torch.Tensor", "torch.nn.parameter.Parameter")})
+        names = [*STORAGE_TYPES, *DTYPES, "torch.Tensor", "torch.nn.parameter.Parameter"]
+        constants = {name: Name(*name.rsplit(".", 1)) for name in names}
         return PickleMachine(functions, constants, self.storage, ignore_unknown)
 
     def storage(self, persistent_id: Any) -> Storage:
         raise NotImplementedError
 
-    def _rebuild_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> LazyTensor:
+    def _rebuild_tensor(
+        self,
+        storage: Any,
+        offset: Any,
+        size: Any,
+        stride: Any,
+        _grad: Any = None,
+        _hooks: Any = None,
+        flags: Any = None,
+    ) -> LazyTensor:
         if not isinstance(storage, Storage):
             raise UnreadableCheckpoint("its pickle makes a tensor without a storage")
-        return self._view(storage, storage.dtype, offset, size, stride)
+        return self._view(storage, storage.dtype, offset, size, stride, flags)
 
     def _rebuild_tensor_of_type(
-        self, storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
+        self, storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, flags: Any = None
     ) -> LazyTensor:
-        if not isinstance(storage, Storage) or not isinstance(dtype, _Type) or dtype.name not in STORED_AS:
+        if not isinstance(storage, Storage) or not isinstance(dtype, Name) or str(dtype) not in DTYPES:
             raise UnreadableCheckpoint("its pickle makes a tensor without a storage, or of an unknown type")
-        return self._view(storage, dtype.name, offset, size, stride)
+        return self._view(storage, DTYPES[str(dtype)], offset, size, stride, flags)
 
     def _rebuild_from_type(self, function: Any, _type: Any, arguments: Any, _state: Any) -> LazyTensor:
         builders = {
             "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
             "torch._utils._rebuild_tensor_v3": self._rebuild_tensor_of_type,
         }
-        if str(function) not in builders or not isinstance(arguments, tuple):
-            raise UnreadableCheckpoint(f"its pickle makes a tensor by {function!s:.100}: refused")
+        if not isinstance(function, Name) or str(function) not in builders or not isinstance(arguments, tuple):
+            raise UnreadableCheckpoint(f"its pickle makes a tensor by {shown(function)}: refused")
         return builders[str(function)](*arguments)
 
-    def _view(self, storage: Storage, dtype: str, offset: Any, size: Any, stride: Any) -> LazyTensor:
+    def _view(self, storage: Storage, dtype: str, offset: Any, size: Any, stride: Any, flags: Any) -> LazyTensor:
         """A tensor over part of a storage; ``offset`` and ``stride`` count elements."""
-        numbers = [offset, *size, *stride]
-        if len(size) != len(stride) or len(size) > 64:
-            raise UnreadableCheckpoint(f"a tensor has {len(size)} sizes and {len(stride)} strides")
-        if not all(type(number) is int and 0 <= number < 2**48 for number in numbers):
-            raise UnreadableCheckpoint(
-                f"a tensor has the offset {offset}, the size {size!s:.100}, the stride {stride!s:.100}"
-            )
-        width = np.dtype(STORED_AS[dtype]).itemsize
-        count = 1
-        for entry in size:
-            count *= entry
+        described = f"a tensor of offset {shown(offset)}, size {shown(size)}, stride {shown(stride)}"
+        # Tuples, and of numbers, so that nothing can change between the checks and the reading.
+        if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
+            raise UnreadableCheckpoint(f"{described}: its sizes and strides do not belong together")
+        if len(size) > MAX_DIMENSIONS:
+            raise UnreadableCheckpoint(f"a tensor has {len(size)} dimensions; at most {MAX_DIMENSIONS} are read")
+        if not all(type(number) is int and 0 <= number < 2**48 for number in (offset, *size, *stride)):
+            raise UnreadableCheckpoint(f"{described}: not all are whole numbers from 0 on")
+        if flags:
+            raise UnreadableCheckpoint(f"{described} is to be conjugated or negated when it is read: not supported")
+        stored_as = np.dtype(STORED_AS[dtype])
+        count, width = math.prod(size), stored_as.itemsize
         if count * width > max(self.file_size, SMALL_EXPANSION):
-            raise UnreadableCheckpoint(f"a tensor of size {tuple(size)} would take more bytes than the whole file has")
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else offset
-        if (last + 1 if count else last) * width > storage.length:
-            raise UnreadableCheckpoint(f"a tensor of size {tuple(size)} reaches beyond the end of {storage.name}")
+            raise UnreadableCheckpoint(f"{described} would take more bytes than the whole file has")
+        if not count:
+            empty = np.empty(size, stored_as)
+            return LazyTensor(size, dtype, lambda: empty)
+        length = sum((n - 1) * step for n, step in zip(size, stride)) + 1
+        if (offset + length) * width > storage.length:
+            raise UnreadableCheckpoint(f"{described} reaches beyond the end of {storage.name}")
 
         def read() -> np.ndarray:
-            if not count:
-                return np.empty(size, STORED_AS[dtype])
-            elements = storage.bytes(offset * width, (last + 1 - offset) * width).view(STORED_AS[dtype])
+            elements = storage.bytes(offset * width, length * width).view(stored_as)
             steps = [step * width for step in stride]
             return np.ascontiguousarray(np.lib.stride_tricks.as_strided(elements, size, steps)).reshape(size)
 
-        return LazyTensor(tuple(size), dtype, read)
+        return LazyTensor(size, dtype, read)
 
 
-class _Type:
-    """A type that a pickle names as an argument."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
+def _size(numbers: Any = ()) -> tuple:
+    if not isinstance(numbers, (tuple, list)):
+        raise UnreadableCheckpoint(f"its pickle makes a torch.Size of {shown(numbers)}")
+    return tuple(numbers)
 
 
 def _tensor(value: Any) -> LazyTensor:
@@ -206,18 +218,18 @@ def _tensor(value: Any) -> LazyTensor:
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """How pickles of protocol 2 spell bytes."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise UnreadableCheckpoint(f"its pickle encodes something as {encoding!s:.40}: refused")
+        raise UnreadableCheckpoint(f"its pickle encodes {shown(text)} as {shown(encoding)}: refused")
     return text.encode("latin1")
 
 
 def _storage_fields(persistent_id: Any, count: int) -> tuple[str, str, int]:
-    """(type of its elements, key, number of elements) of a persistent id ('storage', type, key, location, number...)."""
+    """(type of elements, key, number of elements) of a persistent id ('storage', type, key, location, number...)."""
     valid = isinstance(persistent_id, tuple) and len(persistent_id) == count and persistent_id[0] == "storage"
     if not valid or not isinstance(persistent_id[1], Name) or str(persistent_id[1]) not in STORAGE_TYPES:
-        raise UnreadableCheckpoint(f"its pickle has a persistent id that is no storage: {persistent_id!s:.100}")
+        raise UnreadableCheckpoint(f"its pickle has a persistent id that is no storage: {shown(persistent_id)}")
     key, number = persistent_id[2], persistent_id[4]
-    if not isinstance(key, str) or type(number) is not int or not 0 <= number < 2**48:
-        raise UnreadableCheckpoint(f"its pickle has a storage {key!s:.40} of {number!s:.40} elements")
+    if not isinstance(key, str) or len(key) > 100 or type(number) is not int or not 0 <= number < 2**48:
+        raise UnreadableCheckpoint(f"its pickle has a storage {shown(key)} of {shown(number)} elements")
     return STORAGE_TYPES[str(persistent_id[1])], key, number
 
 
@@ -235,6 +247,7 @@ class _ZipReader(_Reader):
             OSError,
             struct.error,
             IndexError,
+            OverflowError,
             NotImplementedError,
             EOFError,
         ) as error:
@@ -253,8 +266,9 @@ class _ZipReader(_Reader):
         self.storages: dict[str, Storage] = {}
 
     def _check(self, entry: zipfile.ZipInfo) -> None:
-        name = entry.filename
-        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name or "\0" in name:
+        name = entry.orig_filename
+        parts = name.replace("\\", "/").split("/")
+        if name != entry.filename or name[1:2] == ":" or not parts[0] or ".." in parts:
             raise UnreadableCheckpoint(f"its archive has an entry of the name {name!r}: refused")
         if name in self.entries:
             raise UnreadableCheckpoint(f"its archive has two entries of the name {name!r}: refused")
@@ -265,6 +279,8 @@ class _ZipReader(_Reader):
 
     def _start(self, entry: zipfile.ZipInfo) -> int:
         """Where the bytes of an entry begin."""
+        if not 0 <= entry.header_offset < self.file_size:
+            raise UnreadableCheckpoint(f"the entry {entry.filename!r} of its archive is not in the file")
         self.file.seek(entry.header_offset)
         header = self.file.read(30)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
@@ -284,8 +300,10 @@ class _ZipReader(_Reader):
         return self._storage_of(entry, "uint8").bytes(0, entry.file_size).tobytes()
 
     def load(self, ignore_unknown: bool) -> tuple[Any, set[str]]:
-        machine = self.machine(ignore_unknown)
-        return machine.run(io.BytesIO(self._content(self.entries[f"{self.root}/data.pkl"]))), machine.ignored
+        machine, entry = self.machine(ignore_unknown), self.entries[f"{self.root}/data.pkl"]
+        if entry.file_size > MAX_LENGTH:
+            raise UnreadableCheckpoint(f"its pickle is longer than {MAX_LENGTH} bytes")
+        return machine.run(io.BytesIO(self._content(entry))), machine.ignored
 
     def storage(self, persistent_id: Any) -> Storage:
         dtype, key, number = _storage_fields(persistent_id, 5)
@@ -326,7 +344,7 @@ class _LegacyReader(_Reader):
         machine = self.machine(ignore_unknown)
         result = machine.run(self.file)
         keys = plain.run(self.file)
-        if not isinstance(keys, list) or len(keys) != len(set(map(str, keys))):
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(keys) != len(set(keys)):
             raise UnreadableCheckpoint("its list of storages is damaged")
         self._place(keys)
         return result, machine.ignored
@@ -347,7 +365,7 @@ class _LegacyReader(_Reader):
         for key in keys:
             storage = self.views.get(key)
             if storage is None:
-                raise UnreadableCheckpoint(f"its list of storages names {key!s:.40}, which no tensor uses")
+                raise UnreadableCheckpoint(f"its list of storages names {shown(key)}, which no tensor uses")
             self.file.seek(position)
             header = self.file.read(8)
             width = np.dtype(STORED_AS[storage.dtype]).itemsize
@@ -359,7 +377,7 @@ class _LegacyReader(_Reader):
                 raise UnreadableCheckpoint(f"{storage.name} is longer than the rest of the file")
         missing = set(self.views) - set(keys)
         if missing:
-            raise UnreadableCheckpoint(f"the storages {sorted(missing)!s:.100} are not in the file")
+            raise UnreadableCheckpoint(f"the storages {shown(tuple(sorted(missing)))} are not in the file")
 
 
 def _no_storage(persistent_id: Any) -> Storage:

@@ -1,0 +1,81 @@
+"""ClassToImagePipeline: a class to pictures (the published ImageNet models)."""
+
+from collections.abc import Sequence
+from typing import Callable, Optional, Union
+
+import numpy as np
+from mindspore import Tensor
+
+from mindone_vq.diffusion.sampling import Generators
+from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
+from mindone_vq.models.convolutional import ClassTransformer2DModel
+from mindone_vq.models.vq_model import VQModel
+from mindone_vq.pipelines.base import ImagePipelineOutput, Pipeline
+from mindone_vq.pipelines.checks import check_class_labels, check_components, check_settings
+
+
+class ClassToImagePipeline(Pipeline):
+    """Class-conditional generation with VQ-Diffusion (arXiv 2111.14822, section 5.4).
+
+    Args:
+        vqvae: decodes codes to pictures.
+        transformer: the denoiser.
+        scheduler: the chain.
+    """
+
+    component_classes = {
+        "vqvae": ("diffusers", VQModel),
+        "transformer": ("mindone_vq", ClassTransformer2DModel),
+        "scheduler": ("diffusers", VQDiffusionScheduler),
+    }
+
+    def __init__(self, vqvae: VQModel, transformer: ClassTransformer2DModel, scheduler: VQDiffusionScheduler) -> None:
+        check_components(vqvae, transformer, scheduler)
+        super().__init__(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
+
+    def __call__(
+        self,
+        class_labels: Union[int, Sequence[int]],
+        num_inference_steps: int = 100,
+        guidance_scale: float = 5.0,
+        truncation_rate: float = 1.0,
+        num_images_per_class: int = 1,
+        generator: Generators = None,
+        latents: Union[Tensor, np.ndarray, None] = None,
+        output_type: str = "pil",
+        return_dict: bool = False,
+        callback: Optional[Callable[[int, int, Tensor], None]] = None,
+        callback_steps: int = 1,
+        callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
+    ) -> Union[ImagePipelineOutput, tuple]:
+        """Generates pictures of ``class_labels``, a class or a list; the rest as in ``VQDiffusionPipeline``.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it must be; the message names it.
+        """
+        check_settings(
+            guidance_scale,
+            truncation_rate,
+            num_images_per_class,
+            output_type,
+            callback_steps,
+            count="num_images_per_class",
+        )
+        null = self.transformer.num_class_embeds - 1
+        labels = np.repeat(check_class_labels(class_labels, null), num_images_per_class)
+        guided = guidance_scale > 1.0
+        condition = np.concatenate((np.full_like(labels, null), labels)) if guided else labels
+        codes = self._sample(
+            Tensor(condition),
+            len(labels),
+            guided,
+            num_inference_steps,
+            guidance_scale,
+            truncation_rate,
+            generator,
+            latents,
+            callback,
+            callback_steps,
+            callback_on_step_end,
+        )
+        return self._finish(codes, output_type, return_dict)

@@ -1,0 +1,71 @@
+"""UnconditionalPipeline: pictures from nothing (the published FFHQ model)."""
+
+from typing import Callable, Optional, Union
+
+import numpy as np
+from mindspore import Tensor
+
+from mindone_vq.diffusion.sampling import Generators
+from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
+from mindone_vq.models.convolutional import UnconditionalTransformer2DModel
+from mindone_vq.models.vq_model import VQModel
+from mindone_vq.pipelines.base import ImagePipelineOutput, Pipeline
+from mindone_vq.pipelines.checks import check_components, check_settings
+
+NO_GUIDANCE = 1.0
+
+
+class UnconditionalPipeline(Pipeline):
+    """Unconditional generation with VQ-Diffusion (arXiv 2111.14822, section 5.4).
+
+    Args:
+        vqvae: decodes codes to pictures.
+        transformer: the denoiser.
+        scheduler: the chain.
+    """
+
+    component_classes = {
+        "vqvae": ("diffusers", VQModel),
+        "transformer": ("mindone_vq", UnconditionalTransformer2DModel),
+        "scheduler": ("diffusers", VQDiffusionScheduler),
+    }
+
+    def __init__(
+        self, vqvae: VQModel, transformer: UnconditionalTransformer2DModel, scheduler: VQDiffusionScheduler
+    ) -> None:
+        check_components(vqvae, transformer, scheduler)
+        super().__init__(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
+
+    def __call__(
+        self,
+        batch_size: int = 1,
+        num_inference_steps: int = 100,
+        truncation_rate: float = 1.0,
+        generator: Generators = None,
+        latents: Union[Tensor, np.ndarray, None] = None,
+        output_type: str = "pil",
+        return_dict: bool = False,
+        callback: Optional[Callable[[int, int, Tensor], None]] = None,
+        callback_steps: int = 1,
+        callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
+    ) -> Union[ImagePipelineOutput, tuple]:
+        """Generates ``batch_size`` pictures; the rest as in ``VQDiffusionPipeline``.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it must be; the message names it.
+        """
+        check_settings(NO_GUIDANCE, truncation_rate, batch_size, output_type, callback_steps, count="batch_size")
+        codes = self._sample(
+            Tensor(np.zeros(batch_size, np.int32)),  # the denoiser is told nothing
+            batch_size,
+            False,
+            num_inference_steps,
+            NO_GUIDANCE,
+            truncation_rate,
+            generator,
+            latents,
+            callback,
+            callback_steps,
+            callback_on_step_end,
+        )
+        return self._finish(codes, output_type, return_dict)
