@@ -27,6 +27,7 @@ setup(
         "tokenizers>=0.19",  # byte-pair encoding of prompts
         "pillow",  # pictures
         "tqdm",  # progress bars
+        "pyyaml",  # configs of original checkpoints
     ],
     extras_require={
         # The release that is good on a CPU: in 2.9 and 2.10 a convolution there is some hundred times slower.

@@ -71,12 +71,13 @@ class LazyTensor:
 
 def widened(stored: np.ndarray, dtype: str) -> np.ndarray:
     """``stored`` in a type that numpy can compute with."""
+    flat = stored.reshape(-1)  # numpy computes with a single number in another type
     if dtype == "bfloat16":
-        return (stored.astype(np.uint32) << 16).view(np.float32).reshape(stored.shape)
+        return (flat.astype(np.uint32) << 16).view(np.float32).reshape(stored.shape)
     if dtype == "float8_e5m2":  # the upper byte of a float16
-        return (stored.astype(np.uint16) << 8).view(np.float16).reshape(stored.shape).astype(np.float32)
+        return (flat.astype(np.uint16) << 8).view(np.float16).astype(np.float32).reshape(stored.shape)
     if dtype == "float8_e4m3fn":
-        return _E4M3FN[stored].reshape(stored.shape)
+        return _E4M3FN[flat].reshape(stored.shape)
     return stored
 
 

@@ -28,7 +28,7 @@ class Name:
 
 @dataclass(eq=False)
 class Unknown:
-    """Stands for an object of a class that is not known, where such objects are to be passed over. Inert."""
+    """Stands for what is not known, a class or an object of it, where such things are to be passed over. Inert."""
 
     kind: str
     parts: list = field(default_factory=list, repr=False)
@@ -137,7 +137,7 @@ class PickleMachine:
             self.stack.append(name)
         elif self.ignore_unknown:
             self.ignored.add(text)
-            self.stack.append(name)
+            self.stack.append(Unknown(text))
         else:
             raise UnreadableCheckpoint(f"its pickle refers to {text}, which is not needed to read tensors: refused")
 
@@ -145,10 +145,8 @@ class PickleMachine:
         if isinstance(function, Name) and str(function) in self.functions and isinstance(arguments, tuple):
             self._count(arguments)
             return self.functions[str(function)](*arguments)
-        if self.ignore_unknown and isinstance(function, (Name, Unknown)):
-            kind = function.kind if isinstance(function, Unknown) else str(function)
-            self.ignored.add(kind)
-            return Unknown(kind, [arguments])
+        if isinstance(function, Unknown):
+            return Unknown(function.kind, [arguments])
         raise UnreadableCheckpoint(
             f"its pickle calls {shown(function)}, which is no function for reading tensors: refused"
         )
@@ -233,7 +231,7 @@ def _object(machine: PickleMachine, _: Any) -> None:
 
 def _new_object_with_keywords(machine: PickleMachine, _: Any) -> None:
     keywords, arguments, function = machine.pop(), machine.pop(), machine.pop()
-    if keywords and isinstance(function, Name) and str(function) in machine.functions:
+    if keywords and isinstance(function, Name):
         raise UnreadableCheckpoint(f"its pickle calls {function} with keywords: refused")
     machine.stack.append(machine.call(function, arguments))
 

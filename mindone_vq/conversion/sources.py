@@ -1,0 +1,219 @@
+"""From what the user names to a plan: a diffusers folder or hub id, a bare state dict, or a file of Microsoft's."""
+
+import gzip
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import mindspore as ms
+import numpy as np
+
+from mindone_vq import CLIPTokenizer, VQDiffusionScheduler
+from mindone_vq.conversion import infer, original
+from mindone_vq.conversion.plan import NETWORKS, PIPELINES, Component, ConversionError, Plan
+from mindone_vq.weights import hub
+from mindone_vq.weights.files import read_json
+from mindone_vq.weights.lazy import LazyTensor
+from mindone_vq.weights.rules import state_dict_parameters
+from mindone_vq.weights.safetensors_file import read_safetensors
+from mindone_vq.weights.store import find_weights, open_weights
+from mindone_vq.weights.torch_pickle import open_checkpoint
+
+CONTAINERS = ("state_dict", "model", "module")
+TORCH_ENDINGS = (".bin", ".pth", ".pt", ".ckpt")
+# What ``write`` calls MindSpore's own files.
+MINDSPORE_STEM = "mindspore_model"
+
+
+@dataclass
+class Options:
+    """How a source is to be read; the command line documents them."""
+
+    config: Optional[Path] = None
+    codec: Optional[Path] = None
+    codes: Optional[Path] = None
+    tokenizer: Optional[str] = None
+    ema: bool = True
+    variant: Optional[str] = None
+    revision: Optional[str] = None
+    ignore_unknown: bool = False
+
+
+def read_source(source: Union[str, os.PathLike], options: Options) -> Plan:
+    """The plan for converting ``source``, not yet checked.
+
+    Raises:
+        ConversionError, FileNotFoundError, ValueError: it cannot be read, or more is needed; says what.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _read_file(path, options)
+    hub_options = {"revision": options.revision} if options.revision else {}
+    folder = hub.resolve(source, variant=options.variant, **hub_options)
+    if (folder / "model_index.json").is_file():
+        return _read_pipeline(folder, options)
+    if (folder / "config.json").is_file():
+        return Plan([_read_component(folder, options)], source_is_diffusers=True)
+    raise ConversionError(
+        f"{folder} holds neither model_index.json nor config.json: give a checkpoint file, or a folder."
+    )
+
+
+def _read_pipeline(folder: Path, options: Options) -> Plan:
+    index = read_json(folder / "model_index.json")
+    kind = PIPELINES.get(index.get("_class_name"))
+    if kind is None:
+        raise ConversionError(f"{folder} holds a {index.get('_class_name')}; known are {', '.join(PIPELINES)}.")
+    names = [name for name in kind.component_classes if name not in ("scheduler", "tokenizer")]
+    missing = [name for name in kind.component_classes if not (folder / name).is_dir()]
+    if missing:
+        raise ConversionError(f"{folder} lacks the folder of {', '.join(missing)}.")
+    plan = Plan([_read_component(folder / name, options) for name in names], kind, source_is_diffusers=True)
+    plan.scheduler = VQDiffusionScheduler.from_pretrained(folder / "scheduler")
+    if "tokenizer" in kind.component_classes:
+        plan.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    return plan
+
+
+def _read_component(folder: Path, options: Options) -> Component:
+    config = read_json(folder / "config.json")
+    class_name = config.get("_class_name") or (config.get("architectures") or [None])[0]
+    if class_name not in NETWORKS:
+        raise ConversionError(f"{folder / 'config.json'} is the config of a {class_name}, which is not converted.")
+    config = NETWORKS[class_name].load_config(folder)
+    checkpoint = folder / f"{MINDSPORE_STEM}.ckpt"
+    own = checkpoint if checkpoint.is_file() else folder / f"{MINDSPORE_STEM}.safetensors"
+    if own.is_file():
+        return Component(class_name, config, _with_torch_names(own, class_name, config))
+    if class_name == "LearnedClassifierFreeSamplingEmbeddings" and not config["learnable"]:
+        return Component(class_name, config, {})
+    files = find_weights(folder, NETWORKS[class_name].weights_stems, options.variant)
+    return Component(class_name, config, open_weights(files, options.ignore_unknown))
+
+
+def _with_torch_names(path: Path, class_name: str, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
+    """A file of MindSpore's, under the names of PyTorch."""
+    network = NETWORKS[class_name].from_config(config)
+    names = {parameter.name: key for key, parameter in state_dict_parameters(network).items()}
+    if path.suffix == ".ckpt":
+        loaded = ms.load_checkpoint(str(path))
+        tensors = {name: LazyTensor.of(parameter.asnumpy()) for name, parameter in loaded.items()}
+    else:
+        tensors = read_safetensors(path)
+    return {names.get(name, name): tensor for name, tensor in tensors.items()}
+
+
+def _read_file(path: Path, options: Options) -> Plan:
+    given = _given_config(options)
+    if path.suffix == ".safetensors":
+        return _plan_state_dict(read_safetensors(path), given, set())
+    if path.suffix == ".ckpt" and given and not _is_torch(path):
+        class_name = given.get("_class_name") or (given.get("architectures") or [None])[0]
+        if class_name not in NETWORKS:
+            raise ConversionError(f"--config is of a {class_name}; a .ckpt needs the config.json of its network.")
+        return Plan([Component(class_name, given, _with_torch_names(path, class_name, given))])
+    if path.suffix not in TORCH_ENDINGS:
+        raise ConversionError(f"{path} ends in none of .safetensors, {', '.join(TORCH_ENDINGS)}.")
+    if not _is_torch(path) and path.suffix == ".ckpt":
+        raise ConversionError(
+            f"{path} is not a file of PyTorch; for a MindSpore .ckpt pass its config.json with --config."
+        )
+    content, passed_over = open_checkpoint(path, options.ignore_unknown)
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path} holds a {type(content).__name__}, not a state dict.")
+    if given is not None and "model" in given:
+        return _plan_original(path, content, given, options, passed_over)
+    return _plan_state_dict(_state_dict(content), given, passed_over)
+
+
+def _is_torch(path: Path) -> bool:
+    with open(path, "rb") as file:
+        magic = file.read(2)
+    return magic in (b"PK", b"\x80\x02")
+
+
+def _given_config(options: Options) -> Optional[dict[str, Any]]:
+    if options.config is None:
+        return None
+    if options.config.suffix in (".yaml", ".yml"):
+        return original.read_yaml(options.config)
+    return read_json(options.config)
+
+
+def _plan_state_dict(tensors: dict[str, LazyTensor], given: Optional[dict[str, Any]], passed_over: set[str]) -> Plan:
+    if any(key.startswith("transformer.transformer.content_emb.") for key in tensors):
+        raise ConversionError(
+            "this is a whole model of microsoft/VQ-Diffusion: pass its config, from their repository, with --config."
+        )
+    if original.is_original_codec(tensors):
+        plan = original.plan_codec(tensors)
+    else:
+        plan = Plan([infer.component_of(tensors, given or {})])
+    plan.passed_over = passed_over
+    return plan
+
+
+def _state_dict(content: Mapping[str, Any]) -> dict[str, LazyTensor]:
+    """The tensors of a file, or of the container in it that has them."""
+    for name in CONTAINERS:
+        if isinstance(content.get(name), dict):
+            return _state_dict(content[name])
+    return {str(key): value for key, value in content.items() if isinstance(value, LazyTensor)}
+
+
+def _plan_original(
+    path: Path, content: Mapping[str, Any], config: dict[str, Any], options: Options, passed_over: set[str]
+) -> Plan:
+    if not isinstance(content.get("model"), dict):
+        if original.is_original_codec(_state_dict(content)):
+            return original.plan_codec(_state_dict(content))
+        raise ConversionError(f"{path} has no entry 'model', as checkpoints of microsoft/VQ-Diffusion do.")
+    ema = content.get("ema") if options.ema else None
+    model = _state_dict(content["model"])
+    if original.is_original_codec(model) and not any(key.startswith("transformer.") for key in model):
+        return original.plan_codec(model)
+    plan = original.plan_original(
+        model,
+        _state_dict(ema) if ema else None,
+        config,
+        codec=_state_dict(_open(options.codec, options)) if options.codec else None,
+        codes=_codes(options) if options.codes else None,
+        tokenizer=_tokenizer(options.tokenizer, model) if options.tokenizer else None,
+    )
+    plan.passed_over = passed_over
+    return plan
+
+
+def _open(path: Path, options: Options) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist.")
+    content, _ = open_checkpoint(path, options.ignore_unknown)
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path} holds a {type(content).__name__}, not a state dict.")
+    return content
+
+
+def _codes(options: Options) -> np.ndarray:
+    if not options.codes.is_file():
+        raise FileNotFoundError(f"{options.codes} does not exist.")
+    content, _ = open_checkpoint(options.codes)
+    if not isinstance(content, LazyTensor):
+        raise ConversionError(f"--codes {options.codes} holds a {type(content).__name__}, not one tensor.")
+    return content.read()
+
+
+def _tokenizer(source: str, model: Mapping[str, LazyTensor]) -> CLIPTokenizer:
+    """CLIP's tokenizer, from a folder, a hub id, or the list of merges in their repository."""
+    if not source.endswith((".txt.gz", ".txt")):
+        tokenizer = CLIPTokenizer.from_pretrained(source)
+        return CLIPTokenizer(
+            tokenizer._vocab, tokenizer._merges, tokenizer.model_max_length, pad_token=original.CLIP_PADDING
+        )
+    data = Path(source).read_bytes()
+    lines = (gzip.decompress(data) if source.endswith(".gz") else data).decode("utf-8").split("\n")
+    table = model.get("transformer.condition_emb.token_embedding.weight")
+    if table is None:
+        raise ConversionError("the checkpoint has no text encoder (transformer.condition_emb.*).")
+    return original.clip_tokenizer(lines, table.shape[0])

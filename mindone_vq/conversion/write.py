@@ -1,0 +1,143 @@
+"""Writing a plan: a folder in diffusers' layout, or with MindSpore's own checkpoints; whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import mindspore as ms
+
+import mindone_vq
+from mindone_vq.conversion.plan import Component, ConversionError, Plan
+from mindone_vq.conversion.sources import MINDSPORE_STEM
+from mindone_vq.weights.files import write_json
+from mindone_vq.weights.lazy import LazyTensor
+from mindone_vq.weights.rules import state_dict_parameters
+from mindone_vq.weights.safetensors_file import write_safetensors
+from mindone_vq.weights.store import write_weights
+
+DTYPES = ("float32", "float16", "bfloat16")
+FORMATS = ("diffusers", "ckpt", "mindspore-safetensors")
+
+
+@dataclass
+class Target:
+    """How to write.
+
+    Attributes:
+        format: one of ``FORMATS``: diffusers' names in safetensors, or MindSpore's names in a .ckpt or safetensors.
+        dtype: the type of the weights; None: that of the source (float32 for types that no network has).
+        max_shard_size: bytes in one file, with diffusers' names; None: any.
+        overwrite: whether an existing destination may be replaced.
+    """
+
+    format: str = "diffusers"
+    dtype: Optional[str] = None
+    max_shard_size: Optional[int] = None
+    overwrite: bool = False
+
+
+def write_plan(plan: Plan, destination: Path, target: Target, progress: Callable[[str], Any] = lambda _: None) -> None:
+    """Writes everything into a folder beside ``destination``, then gives it that name.
+
+    Args:
+        plan: checked.
+        destination: a folder; a component alone lies directly in it.
+        target: how.
+        progress: called with the name of each tensor when it is read.
+
+    Raises:
+        ConversionError: the destination exists.
+        OSError: the disk is full, and so on; nothing is left.
+    """
+    with _replacing(destination, target.overwrite) as folder:
+        for component in plan.components:
+            inner = folder / component.folder if plan.pipeline else folder
+            _write_component(component, inner, target, progress)
+        if plan.scheduler is not None:
+            plan.scheduler.save_pretrained(folder / "scheduler")
+        if plan.tokenizer is not None:
+            plan.tokenizer.save_pretrained(folder / "tokenizer")
+        if plan.pipeline is not None:
+            write_json(folder / "model_index.json", _index(plan))
+
+
+def check_destination(destination: Path, overwrite: bool) -> None:
+    """Raises ConversionError where ``destination`` is there and may not be replaced."""
+    if destination.is_file():
+        raise ConversionError(f"{destination} is a file; the destination is a folder.")
+    if destination.exists() and any(destination.iterdir()) and not overwrite:
+        raise ConversionError(f"{destination} is there already; pass --overwrite to replace it.")
+
+
+@contextmanager
+def _replacing(destination: Path, overwrite: bool) -> Iterator[Path]:
+    """A new folder that takes the place of ``destination`` at the end, and is removed on an error."""
+    check_destination(destination, overwrite)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    partial = destination.with_name(f".{destination.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
+    partial.mkdir()
+    try:
+        yield partial
+        if destination.exists():
+            previous = destination.with_name(f".{destination.name}.previous")
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(destination, previous)
+            os.replace(partial, destination)
+            shutil.rmtree(previous)
+        else:
+            os.replace(partial, destination)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def target_dtype(tensor: LazyTensor, dtype: Optional[str]) -> str:
+    """The type a weight is written in."""
+    return dtype or (tensor.dtype if tensor.dtype in DTYPES else "float32")
+
+
+def _write_component(component: Component, folder: Path, target: Target, progress: Callable[[str], Any]) -> None:
+    def watched(name: str, tensor: LazyTensor) -> LazyTensor:
+        cast = tensor.cast(target_dtype(tensor, target.dtype))
+
+        def read() -> Any:
+            progress(name)
+            return cast.read_stored()
+
+        return LazyTensor(cast.shape, cast.dtype, read)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: watched(name, tensor) for name, tensor in component.fitted.items()}
+    if target.format == "diffusers":
+        extra = component.network.extra_tensors()
+        stem = component.network.weights_stems[0]
+        write_weights(folder, stem, {**tensors, **extra}, max_shard_size=target.max_shard_size)
+    elif tensors:
+        names = {key: parameter.name for key, parameter in state_dict_parameters(component.network).items()}
+        renamed = {names[key]: tensor for key, tensor in tensors.items()}
+        if target.format == "ckpt":
+            _write_ckpt(folder / f"{MINDSPORE_STEM}.ckpt", renamed)
+        else:
+            write_safetensors(folder / f"{MINDSPORE_STEM}.safetensors", renamed)
+    component.network.save_config(folder)
+
+
+def _write_ckpt(path: Path, tensors: dict[str, LazyTensor]) -> None:
+    """MindSpore's own checkpoint; all weights are in memory meanwhile, as its writer asks."""
+    entries = [{"name": name, "data": ms.Tensor(t.read(), getattr(ms, t.dtype))} for name, t in tensors.items()]
+    ms.save_checkpoint(entries, str(path))
+    os.chmod(path, 0o644)  # it writes a file that nobody else may read, and that its owner may not write
+
+
+def _index(plan: Plan) -> dict[str, Any]:
+    index: dict[str, Any] = {"_class_name": plan.pipeline.__name__, "_mindone_vq_version": mindone_vq.__version__}
+    written = {component.folder: component.class_name for component in plan.components}
+    for name, (library, kind) in plan.pipeline.component_classes.items():
+        class_name = written.get(name, kind.__name__)
+        index[name] = [library if class_name == kind.__name__ else "mindone_vq", class_name]
+    return index
