@@ -10,6 +10,14 @@ import pytest
 from PIL import Image
 
 import mindone_vq
+from mindone_vq import (
+    ClassToImagePipeline,
+    ClassTransformer2DModel,
+    UnconditionalPipeline,
+    UnconditionalTransformer2DModel,
+    VQDiffusionScheduler,
+    VQModel,
+)
 from mindone_vq.demo import MODEL
 
 ROOT = Path(mindone_vq.__file__).parents[1]
@@ -63,3 +71,38 @@ def test_a_mistake_is_one_line(arguments, said, tmp_path):
     assert said in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def small_models(tmp_path_factory):
+    """Pipelines of random weights: of six classes and the null class, and unconditional."""
+    vqvae = VQModel(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        latent_channels=6,
+        num_vq_embeddings=12,
+    )
+    size = dict(num_attention_heads=2, attention_head_dim=8, num_layers=2, sample_size=4, num_vector_embeds=13)
+    size.update(num_embeds_ada_norm=10, position_table_size=8)
+    scheduler = VQDiffusionScheduler(13, 10)
+    folder = tmp_path_factory.mktemp("models")
+    ClassToImagePipeline(vqvae, ClassTransformer2DModel(**size, num_class_embeds=7), scheduler).save_pretrained(
+        folder / "classes"
+    )
+    UnconditionalPipeline(vqvae, UnconditionalTransformer2DModel(**size), scheduler).save_pretrained(folder / "nothing")
+    return folder
+
+
+def test_classes_and_nothing_make_pictures_too(small_models, tmp_path):
+    common = ("--steps", 5, "--output")
+    classes = ("class_to_image.py", 0, 5, "--model", small_models / "classes", "--num-images", 3)
+    result = run(*classes, *common, "classes.png", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert Image.open(tmp_path / "classes.png").width == 3 * (256 + 8) + 8
+    result = run("unconditional.py", "--model", small_models / "nothing", *common, "nothing.png", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert Image.open(tmp_path / "nothing.png").size == (256, 256)
+    result = run("class_to_image.py", 6, "--model", small_models / "classes", *common, "x.png", folder=tmp_path)
+    assert "class_labels go from 0 to 5, given [6]" in result.stderr.splitlines()[-1]

@@ -1,0 +1,57 @@
+"""What the examples share: options, set-up, and saving a picture whole."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mindspore as ms
+from PIL import Image
+
+from mindone_vq.pictures import enlarge, grid
+
+DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+
+
+def parser(description: str, output: str) -> argparse.ArgumentParser:
+    """The options of every example that generates."""
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--steps", type=int, default=100, help="denoising steps [%(default)s]")
+    result.add_argument("--seed", type=int, default=0, help="picture i is drawn with seed + i [%(default)s]")
+    result.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights [%(default)s]")
+    result.add_argument("--device", choices=["CPU", "Ascend"], help="[what MindSpore chooses]")
+    result.add_argument("--output", type=Path, default=Path(output), help="[%(default)s]")
+    return result
+
+
+def set_up(options: argparse.Namespace) -> ms.Type:
+    """Shows what is going on, chooses the device; returns the type of the weights."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.device:
+        ms.set_device(options.device)
+    return DTYPES[options.dtype]
+
+
+def save_pictures(pictures: list[Image.Image], per_row: int, labels: list[str], path: Path) -> None:
+    """One picture as it is, several as a labelled grid; small ones enlarged."""
+    shown = [enlarge(picture) for picture in pictures]
+    rows = [shown[i : i + per_row] for i in range(0, len(shown), per_row)]
+    save(shown[0] if len(shown) == 1 else grid(rows, labels), path)
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Writes a PNG under a temporary name and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    picture.save(temporary, format="PNG")
+    temporary.replace(path)
+    print(f"Wrote {path} ({picture.width} x {picture.height}).")
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs an example; a mistake of its user is one line."""
+    try:
+        main(sys.argv[1:])
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
