@@ -130,8 +130,7 @@ def _read_file(path: Path, options: Options) -> Plan:
 
 def _is_torch(path: Path) -> bool:
     with open(path, "rb") as file:
-        magic = file.read(2)
-    return magic in (b"PK", b"\x80\x02")
+        return file.read(1) in (b"P", b"\x80")  # a zip archive, a pickle
 
 
 def _given_config(options: Options) -> Optional[dict[str, Any]]:
