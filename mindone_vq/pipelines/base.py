@@ -79,45 +79,48 @@ class Pipeline:
         pixels = (images * 255).round().astype(np.uint8)
         return [Image.fromarray(picture.squeeze()) for picture in pixels]
 
-    def _sample(
+    def _generate(
         self,
-        condition: Tensor,
-        batch: int,
-        guided: bool,
+        condition: np.ndarray,
+        null: Optional[np.ndarray],
+        dtype: ms.Type,
         num_inference_steps: int,
         guidance_scale: float,
         truncation_rate: float,
         generator: Generators,
         latents: Union[Tensor, np.ndarray, None],
+        output_type: str,
+        return_dict: bool,
         callback: Optional[Callable[[int, int, Tensor], None]],
         callback_steps: int,
         callback_on_step_end: Optional[Callable[..., Optional[dict]]],
-    ) -> Tensor:
-        """The reverse process from all masked, or from ``latents``, to codes (batch, pixels).
+    ) -> Union[ImagePipelineOutput, tuple]:
+        """The reverse process, from all masked or from ``latents``, and the pictures of the codes it ends with.
 
         Args:
-            condition: what the denoiser is told; guided: that of the null condition first, then the real one.
-            the others: as the pipelines document them.
+            condition: what the denoiser is told, (batch, ...).
+            null: what guidance steers away from, of the same shape; None: no guidance.
+            dtype: of the condition in the graph.
+            the others: as ``VQDiffusionPipeline`` documents them.
         """
         self.scheduler.set_timesteps(num_inference_steps)
-        shape, classes = (batch, self.transformer.num_latent_pixels), self.transformer.num_vector_embeds
-        generators = make_generators(generator, batch)
+        guided = null is not None
+        shape, classes = (len(condition), self.transformer.num_latent_pixels), self.transformer.num_vector_embeds
+        generators = make_generators(generator, len(condition))
         x_t = check_latents(latents, shape, classes)
+        told = Tensor(np.concatenate((null, condition)) if guided else condition, dtype)
         step = self._graphs.get(DenoisingStep, self.transformer, self.scheduler, guided, name="denoising step")
         scale, rate = Tensor(guidance_scale, ms.float32), Tensor(truncation_rate, ms.float32)
         for i, t in enumerate(self.progress_bar(self.scheduler.chain[:-1])):
             uniforms = Tensor(draw_uniforms(generators, *shape))
-            x_t = step(x_t, Tensor([t], ms.int32), self.scheduler.jump(t), condition, scale, rate, uniforms)
+            x_t = step(x_t, Tensor([t], ms.int32), self.scheduler.jump(t), told, scale, rate, uniforms)
             if callback_on_step_end is not None:
                 changed = callback_on_step_end(self, i, t, {"latents": x_t}) or {}
                 if "latents" in changed:
                     x_t = check_latents(changed["latents"], shape, classes)
             if callback is not None and i % callback_steps == 0:
                 callback(i, t, x_t)
-        return x_t
-
-    def _finish(self, codes: Tensor, output_type: str, return_dict: bool) -> Union[ImagePipelineOutput, tuple]:
-        images = codes if output_type == "latent" else self.decode_latents(codes, output_type)
+        images = x_t if output_type == "latent" else self.decode_latents(x_t, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def decode_latents(self, codes: Tensor, output_type: str = "pil") -> Union[list[Image.Image], np.ndarray]:

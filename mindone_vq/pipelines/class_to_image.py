@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Callable, Optional, Union
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
@@ -61,21 +62,20 @@ class ClassToImagePipeline(Pipeline):
             callback_steps,
             count="num_images_per_class",
         )
-        null = self.transformer.num_class_embeds - 1
-        labels = np.repeat(check_class_labels(class_labels, null), num_images_per_class)
-        guided = guidance_scale > 1.0
-        condition = np.concatenate((np.full_like(labels, null), labels)) if guided else labels
-        codes = self._sample(
-            Tensor(condition),
-            len(labels),
-            guided,
+        null_class = self.transformer.num_class_embeds - 1
+        labels = check_class_labels(class_labels, null_class).repeat(num_images_per_class)
+        return self._generate(
+            labels,
+            np.full_like(labels, null_class) if guidance_scale > 1.0 else None,
+            ms.int32,
             num_inference_steps,
             guidance_scale,
             truncation_rate,
             generator,
             latents,
+            output_type,
+            return_dict,
             callback,
             callback_steps,
             callback_on_step_end,
         )
-        return self._finish(codes, output_type, return_dict)

@@ -114,25 +114,29 @@ class VQDiffusionPipeline(Pipeline):
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
         check_settings(guidance_scale, truncation_rate, num_images_per_prompt, output_type, callback_steps)
-        guided = guidance_scale > 1.0
         embeddings, null = self._encode_prompt(
-            prompt, num_images_per_prompt, guided, negative_prompt, prompt_embeds, negative_prompt_embeds
+            prompt,
+            num_images_per_prompt,
+            guidance_scale > 1.0,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
         )
-        condition = np.concatenate((null, embeddings)) if guided else embeddings
-        codes = self._sample(
-            Tensor(condition, self.transformer.dtype),
-            len(embeddings),
-            guided,
+        return self._generate(
+            embeddings,
+            null,
+            self.transformer.dtype,
             num_inference_steps,
             guidance_scale,
             truncation_rate,
             generator,
             latents,
+            output_type,
+            return_dict,
             callback,
             callback_steps,
             callback_on_step_end,
         )
-        return self._finish(codes, output_type, return_dict)
 
     def encode_prompt(
         self,

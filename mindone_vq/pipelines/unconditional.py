@@ -2,6 +2,7 @@
 
 from typing import Callable, Optional, Union
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
@@ -55,17 +56,18 @@ class UnconditionalPipeline(Pipeline):
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
         check_settings(NO_GUIDANCE, truncation_rate, batch_size, output_type, callback_steps, count="batch_size")
-        codes = self._sample(
-            Tensor(np.zeros(batch_size, np.int32)),  # the denoiser is told nothing
-            batch_size,
-            False,
+        return self._generate(
+            np.zeros(batch_size),  # the denoiser is told nothing
+            None,
+            ms.float32,
             num_inference_steps,
             NO_GUIDANCE,
             truncation_rate,
             generator,
             latents,
+            output_type,
+            return_dict,
             callback,
             callback_steps,
             callback_on_step_end,
         )
-        return self._finish(codes, output_type, return_dict)
