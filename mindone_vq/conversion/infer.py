@@ -71,7 +71,13 @@ def component_of(tensors: Tensors, given: Mapping[str, Any]) -> Component:
     if named not in (None, class_name):
         raise ConversionError(f"the config is of a {named}, the weights are of a {class_name}.")
     tensors = {current_name(key): tensor for key, tensor in tensors.items()}
-    config = {**CONFIGS[class_name](tensors), **{key: value for key, value in given.items() if key[0] != "_"}}
+    try:
+        inferred = CONFIGS[class_name](tensors)
+    except (KeyError, IndexError) as error:
+        raise ConversionError(
+            f"these are the weights of a {class_name}, but not all: missing or damaged: {error}"
+        ) from error
+    config = {**inferred, **{key: value for key, value in given.items() if key[0] != "_"}}
     for published_class, shapes, width, rest in PUBLISHED:
         fits = published_class == class_name and all(config.get(key) == value for key, value in shapes.items())
         if fits and width in (None, config.get("inner_dim")):

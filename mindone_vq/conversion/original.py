@@ -220,6 +220,10 @@ def _denoiser(taken: _Taken, settings: Mapping[str, Any], class_name: str) -> Co
         raise ConversionError("--config has block_activate: GELU; with convolutions only GELU2 is known.")
     component = infer.component_of(tensors, given)
     told = {"num_layers": settings["n_layer"], "num_embeds_ada_norm": settings["diffusion_step"]}
+    if class_name == "ClassTransformer2DModel":
+        told["num_class_embeds"] = (settings["class_number"] or 0) + 1
+    if class_name == "ClassTransformer2DModel":
+        told["num_class_embeds"] = (settings["class_number"] or 0) + 1
     for name, value in told.items():
         if component.config[name] != value:
             raise ConversionError(
@@ -247,7 +251,11 @@ def _text_encoder(taken: _Taken) -> Component:
         if ".in_proj." not in name:
             tensors[name] = tensor.cast("float32")
             continue
-        third = tensor.shape[0] // 3
+        if tensor.shape[0] % 3:
+            raise ConversionError(f"{name} has {tensor.shape[0]} rows, which are no three projections.")
+        third, rest = divmod(tensor.shape[0], 3)
+        if rest:
+            raise ConversionError(f"in_proj of the text encoder has {tensor.shape[0]} rows, which are no three parts.")
         for i, part in enumerate(("q_proj", "k_proj", "v_proj")):
             piece = tensor.then(
                 lambda whole, i=i, third=third: whole[i * third : (i + 1) * third], (third, *tensor.shape[1:])
@@ -282,8 +290,9 @@ def _codec(
         taken.ignored.update(own.ignored)
     if not tensors:
         raise ConversionError("the checkpoint has no codec (content_codec.*): pass its own file with --codec.")
+    _check_codec(tensors)
     predicted = denoiser.config["num_vector_embeds"] - 1
-    full = tensors["quantize.embedding.weight"].shape[0]
+    full = codec_component(tensors, None).config["num_vq_embeddings"]
     if full != predicted and codes is None:
         raise ConversionError(
             f"the codec has {full} codes, the denoiser predicts {predicted} of them: pass their map of codes with "
@@ -314,7 +323,7 @@ def _codec_tensors(taken: _Taken) -> Tensors:
     squeezed = re.compile(r"attentions\.\d+\.to_(q|k|v|out\.0)\.weight$")
     return {
         name: tensor.then(lambda w: w[:, :, 0, 0], tensor.shape[:2])
-        if squeezed.search(name) and len(tensor.shape) == 4
+        if squeezed.search(name) and tensor.shape[2:] == (1, 1)
         else tensor
         for name, tensor in tensors.items()
     }
@@ -322,14 +331,18 @@ def _codec_tensors(taken: _Taken) -> Tensors:
 
 def codec_component(tensors: Tensors, codes: Optional[np.ndarray]) -> Component:
     """The VQ-VAE; with ``codes`` its codebook in the order of the reduced codes."""
-    if "quantize.embedding.weight" not in tensors or "encoder.conv_in.weight" not in tensors:
-        raise ConversionError("this is not a whole codec: it lacks its encoder or its codebook.")
+    _check_codec(tensors)
     if codes is not None:
         order = reduced_first(codes)
         for name in ("quantize.embedding.weight", "quantize.proj.weight", "quantize.proj.bias"):
             if name in tensors:
                 tensors[name] = tensors[name].then(lambda rows: rows[order])
     return infer.component_of(tensors, CODEC_SETTINGS)
+
+
+def _check_codec(tensors: Tensors) -> None:
+    if "quantize.embedding.weight" not in tensors or "encoder.conv_in.weight" not in tensors:
+        raise ConversionError("this is not a whole codec: it lacks its encoder or its codebook.")
 
 
 def reduced_first(codes: np.ndarray) -> np.ndarray:
