@@ -222,8 +222,6 @@ def _denoiser(taken: _Taken, settings: Mapping[str, Any], class_name: str) -> Co
     told = {"num_layers": settings["n_layer"], "num_embeds_ada_norm": settings["diffusion_step"]}
     if class_name == "ClassTransformer2DModel":
         told["num_class_embeds"] = (settings["class_number"] or 0) + 1
-    if class_name == "ClassTransformer2DModel":
-        told["num_class_embeds"] = (settings["class_number"] or 0) + 1
     for name, value in told.items():
         if component.config[name] != value:
             raise ConversionError(
@@ -251,8 +249,6 @@ def _text_encoder(taken: _Taken) -> Component:
         if ".in_proj." not in name:
             tensors[name] = tensor.cast("float32")
             continue
-        if tensor.shape[0] % 3:
-            raise ConversionError(f"{name} has {tensor.shape[0]} rows, which are no three projections.")
         third, rest = divmod(tensor.shape[0], 3)
         if rest:
             raise ConversionError(f"in_proj of the text encoder has {tensor.shape[0]} rows, which are no three parts.")
@@ -292,7 +288,7 @@ def _codec(
         raise ConversionError("the checkpoint has no codec (content_codec.*): pass its own file with --codec.")
     _check_codec(tensors)
     predicted = denoiser.config["num_vector_embeds"] - 1
-    full = codec_component(tensors, None).config["num_vq_embeddings"]
+    full = tensors["quantize.embedding.weight"].shape[0]
     if full != predicted and codes is None:
         raise ConversionError(
             f"the codec has {full} codes, the denoiser predicts {predicted} of them: pass their map of codes with "

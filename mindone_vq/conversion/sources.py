@@ -21,7 +21,7 @@ from mindone_vq.weights.safetensors_file import read_safetensors
 from mindone_vq.weights.store import find_weights, open_weights
 from mindone_vq.weights.torch_pickle import open_checkpoint
 
-CONTAINERS = ("state_dict", "model", "module")
+CONTAINERS, MAX_CONTAINERS = ("state_dict", "model", "module"), 4
 TORCH_ENDINGS = (".bin", ".pth", ".pt", ".ckpt")
 # What ``write`` calls MindSpore's own files.
 MINDSPORE_STEM = "mindspore_model"
@@ -155,10 +155,12 @@ def _plan_state_dict(tensors: dict[str, LazyTensor], given: Optional[dict[str, A
 
 
 def _state_dict(content: Mapping[str, Any]) -> dict[str, LazyTensor]:
-    """The tensors of a file, or of the container in it that has them."""
-    for name in CONTAINERS:
-        if isinstance(content.get(name), dict):
-            return _state_dict(content[name])
+    """The tensors of a file, or of the container in it, or in that, that has them."""
+    for _ in range(MAX_CONTAINERS):
+        inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), dict)), None)
+        if inner is None:
+            break
+        content = inner
     return {str(key): value for key, value in content.items() if isinstance(value, LazyTensor)}
 
 
