@@ -230,8 +230,6 @@ def _denoiser(taken: _Taken, settings: Mapping[str, Any], class_name: str) -> Co
     width = tensors["latent_image_embedding.emb.weight"].shape[1]
     if width != settings["n_embd"]:
         raise ConversionError(f"--config says n_embd {settings['n_embd']}, the checkpoint has {width}.")
-    if class_name == "Transformer2DModel" and component.config["sample_size"] ** 2 != settings["pixels"]:
-        raise ConversionError("the position table is not as large as the grid of codes, which is not known for text.")
     return component
 
 
@@ -240,7 +238,7 @@ def _complete_null_class(tensors: Tensors, class_number: int) -> None:
     for key, tensor in list(tensors.items()):
         if key.endswith("norm3.emb.weight") and tensor.shape[0] == class_number:
             shape = (class_number + 1, tensor.shape[1])
-            tensors[key] = tensor.then(lambda table: np.vstack([table, table.mean(0)]), shape)
+            tensors[key] = tensor.cast("float32").then(lambda table: np.vstack([table, table.mean(0)]), shape)
 
 
 def _text_encoder(taken: _Taken) -> Component:
@@ -278,6 +276,8 @@ def _codec(
     denoiser: Component,
 ) -> Component:
     tensors = _codec_tensors(taken)
+    if tensors and codec is not None:
+        taken.ignored["--codec"] = "the checkpoint holds its own codec, which is the one it was trained with"
     if not tensors and codec is not None:
         own = _Taken(codec)
         tensors = _codec_tensors(own)
@@ -295,6 +295,8 @@ def _codec(
             "--codes (help_folder/statistics/taming_vqvae_*.pt)."
         )
     if full == predicted:
+        if codes is not None:
+            taken.ignored["--codes"] = "the denoiser predicts every code of the codec"
         codes = None
     elif codes.shape != (full,):
         raise ConversionError(f"--codes maps {codes.shape} codes, the codec has {full}: it is another model's.")

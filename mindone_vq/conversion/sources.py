@@ -179,7 +179,7 @@ def _plan_original(
         model,
         _state_dict(ema) if ema else None,
         config,
-        codec=_state_dict(_open(options.codec, options)) if options.codec else None,
+        codec=_state_dict(_open(options.codec, options, passed_over)) if options.codec else None,
         codes=_codes(options) if options.codes else None,
         tokenizer=_tokenizer(options.tokenizer, model) if options.tokenizer else None,
     )
@@ -187,10 +187,11 @@ def _plan_original(
     return plan
 
 
-def _open(path: Path, options: Options) -> Mapping[str, Any]:
+def _open(path: Path, options: Options, passed_over: set[str]) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
-    content, _ = open_checkpoint(path, options.ignore_unknown)
+    content, passed_over_here = open_checkpoint(path, options.ignore_unknown)
+    passed_over |= passed_over_here
     if not isinstance(content, dict):
         raise ConversionError(f"{path} holds a {type(content).__name__}, not a state dict.")
     return content
