@@ -2,10 +2,12 @@
 
     python benchmarks/convert.py
 
-Beside it, alternating in the same run: copying the same file. Needs PyTorch (mindone_vq[test]) and 17 GB of disk.
+Beside it, alternating in the same run: copying the same file. Each starts from a synchronised disk without the other's
+output. Needs PyTorch (mindone_vq[test]) and 17 GB of disk.
 """
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
@@ -66,7 +68,7 @@ def measure(command: list[str]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where to work [%(default)s]")
-    parser.add_argument("--rounds", type=int, default=3, help="[%(default)s]")
+    parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make:
@@ -74,13 +76,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         source, copy, converted = (Path(folder) / name for name in ("diffusion_pytorch_model.bin", "copy", "converted"))
         subprocess.run([sys.executable, __file__, "--make", str(source)], check=True)
-        tool = [sys.executable, str(ROOT / "tools" / "convert_weights.py"), str(source), str(converted), "--overwrite"]
+        tool = [sys.executable, str(ROOT / "tools" / "convert_weights.py"), str(source), str(converted)]
         copies, conversions = [], []
         for _ in range(options.rounds):
-            copies.append(measure(["cp", str(source), str(copy)]))
-            conversions.append(measure(tool))
+            for results, command in ((copies, ["cp", str(source), str(copy)]), (conversions, tool)):
+                os.sync()  # neither pays for what was written before
+                results.append(measure(command))
+                shutil.rmtree(converted, ignore_errors=True)
+                copy.unlink(missing_ok=True)
         size = source.stat().st_size / 1e9
-        shutil.rmtree(converted)
     copy_time = statistics.median(seconds for seconds, _ in copies)
     times = [seconds for seconds, _ in conversions]
     print(f"file: {size:.2f} GB")

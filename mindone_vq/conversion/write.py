@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, BinaryIO, Callable, Optional
 
 import mindspore as ms
 
@@ -109,7 +109,11 @@ def _write_component(component: Component, folder: Path, target: Target, progres
             progress(name)
             return cast.read_stored()
 
-        return LazyTensor(cast.shape, cast.dtype, read)
+        def copy_to(file: BinaryIO) -> None:
+            progress(name)
+            cast.write_to(file)
+
+        return LazyTensor(cast.shape, cast.dtype, read, copy_to)
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: watched(name, tensor) for name, tensor in component.fitted.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import BinaryIO, Callable, Optional
 
 import numpy as np
 
@@ -37,11 +37,13 @@ class LazyTensor:
         dtype: a key of ``STORED_AS``.
         read_stored: gives an array of ``shape`` and ``STORED_AS[dtype]``; may raise ValueError where the file is
             damaged.
+        copy_to: copies the same bytes into an open file, where its own file has them in one run; None elsewhere.
     """
 
     shape: tuple[int, ...]
     dtype: str
     read_stored: Callable[[], np.ndarray]
+    copy_to: Optional[Callable[[BinaryIO], None]] = None
 
     @property
     def size(self) -> int:
@@ -51,6 +53,13 @@ class LazyTensor:
     def read(self) -> np.ndarray:
         """The values, in numpy's type of the same name; bfloat16 and float8 as float32, which holds them exactly."""
         return widened(self.read_stored(), self.dtype)
+
+    def write_to(self, file: BinaryIO) -> None:
+        """Writes the stored bytes at the end of ``file``."""
+        if self.copy_to is not None:
+            self.copy_to(file)
+        elif self.size:
+            file.write(np.ascontiguousarray(self.read_stored()).data)
 
     def then(self, change: Callable[[np.ndarray], np.ndarray], shape: Optional[Sequence[int]] = None) -> "LazyTensor":
         """The tensor after ``change``, which keeps the type."""

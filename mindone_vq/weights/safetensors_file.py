@@ -82,7 +82,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     with atomic_file(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
-            file.write(np.ascontiguousarray(tensor.read_stored()).data)
+            tensor.write_to(file)
 
 
 def stored_bytes(tensor: LazyTensor) -> int:

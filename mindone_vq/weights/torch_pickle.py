@@ -4,6 +4,7 @@ Both formats of ``torch.save``: the zip archive (since 1.6) and the row of pickl
 the file when they are used; in a zip archive their checksums are verified then.
 """
 
+import contextlib
 import io
 import math
 import os
@@ -11,6 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional
 
@@ -38,7 +40,7 @@ STORAGE_TYPES = {
 }
 DTYPES = {f"torch.{dtype}": dtype for dtype in STORED_AS}
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-CHUNK = 16 * 2**20
+CHUNK = 2**20
 # A tensor may show one element many times (stride 0). Up to this many bytes that is believed of any file.
 SMALL_EXPANSION = 2**20
 MAX_DIMENSIONS = 32  # numpy's
@@ -65,12 +67,42 @@ class Storage:
             data = self._pread(0, self.length)
             self._verify(zlib.crc32(data))
             return data
-        if self.checksum is not None:
-            crc = 0
-            for position in range(0, self.length, CHUNK):
-                crc = zlib.crc32(self._pread(position, min(CHUNK, self.length - position)), crc)
-            self._verify(crc)
+        self._verify_whole()
         return self._pread(first, length)
+
+    def copy_to(self, target: BinaryIO, first: int, length: int) -> None:
+        """Appends ``length`` bytes from byte ``first`` on to ``target``; an error where their checksum is wrong.
+
+        Where the system can, it copies by itself, while the checksum is taken beside it: several times as fast for
+        gigabytes.
+        """
+        target.flush()
+        position, end = self.start + first, self.start + first + length
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            verified = beside.submit(self._verify_whole)
+            with contextlib.suppress(OSError, AttributeError):  # not here, or not between these files: see below
+                while position < end:
+                    copied = os.copy_file_range(self.file.fileno(), target.fileno(), end - position, position)
+                    if not copied:
+                        break
+                    position += copied
+            verified.result()
+        while position < end:
+            step = min(CHUNK, end - position)
+            target.write(self._pread(position - self.start, step).data)
+            position += step
+
+    def _verify_whole(self) -> None:
+        if self.checksum is None:
+            return
+        crc, buffer = 0, memoryview(bytearray(min(CHUNK, self.length)))
+        self.file.seek(self.start)
+        for position in range(0, self.length, CHUNK):
+            piece = buffer[: min(CHUNK, self.length - position)]
+            if self.file.readinto(piece) != len(piece):
+                raise UnreadableCheckpoint(f"the file ends inside {self.name}")
+            crc = zlib.crc32(piece, crc)
+        self._verify(crc)
 
     def _verify(self, crc: int) -> None:
         if crc != self.checksum:
@@ -200,7 +232,14 @@ class _Reader:
             steps = [step * width for step in stride]
             return np.ascontiguousarray(np.lib.stride_tricks.as_strided(elements, size, steps)).reshape(size)
 
-        return LazyTensor(size, dtype, read)
+        in_one_run = length == count and tuple(stride) == _contiguous_stride(size)
+        copy = (lambda target: storage.copy_to(target, offset * width, length * width)) if in_one_run else None
+        return LazyTensor(size, dtype, read, copy)
+
+
+def _contiguous_stride(size: tuple) -> tuple:
+    """The strides of a tensor whose elements lie in order, in elements."""
+    return tuple(math.prod(size[i + 1 :]) for i in range(len(size)))
 
 
 def _size(numbers: Any = ()) -> tuple:

@@ -1,12 +1,14 @@
 """The converter on files that PyTorch and diffusers wrote."""
 
 import argparse
+import os
 
 import mindspore as ms
 import numpy as np
 import pytest
 import torch
 from mindspore import Tensor
+from safetensors.torch import load_file
 
 from mindone_vq import Transformer2DModel, VQDiffusionPipeline
 from mindone_vq.weights.lazy import LazyTensor
@@ -81,3 +83,32 @@ def test_objects_beside_the_tensors_are_refused_or_passed_over(rng, tmp_path):
     ours = Transformer2DModel.from_pretrained(tmp_path / "out")(Tensor(x_t, ms.int32), Tensor(text), 2)[0]
     expected = theirs(torch.tensor(x_t), torch.tensor(text), torch.tensor(2)).sample
     assert relative_error(ours, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("system_copies", [True, False])
+def test_bytes_are_the_same_whether_or_not_the_system_copies_them(system_copies, rng, tmp_path, monkeypatch):
+    config = dict(BASE, num_attention_heads=3, attention_head_dim=8)
+    _, theirs = pair_transformer(**config)
+    torch.save(theirs.state_dict(), tmp_path / "weights.bin")
+    theirs.save_config(tmp_path)
+    if not system_copies:
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    convert(tmp_path / "weights.bin", tmp_path / "out", "--config", tmp_path / "config.json")
+    written = load_file(tmp_path / "out" / "diffusion_pytorch_model.safetensors")
+    assert written.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(written[key], value) for key, value in theirs.state_dict().items())
+
+
+def test_a_damaged_weight_is_found_while_it_is_copied(tmp_path):
+    config = dict(BASE, num_attention_heads=3, attention_head_dim=8)
+    _, theirs = pair_transformer(**config)
+    weights = theirs.state_dict()
+    torch.save(weights, tmp_path / "weights.bin")
+    theirs.save_config(tmp_path)
+    content = bytearray((tmp_path / "weights.bin").read_bytes())
+    place = content.find(weights["out.weight"].numpy().tobytes())
+    content[place + 5] ^= 1
+    (tmp_path / "weights.bin").write_bytes(content)
+    with pytest.raises(ValueError, match="do not have their checksum"):
+        convert(tmp_path / "weights.bin", tmp_path / "out", "--config", tmp_path / "config.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "weights.bin"]
