@@ -1,6 +1,5 @@
 """Checkpoints of microsoft/VQ-Diffusion: text (ITHQ, COCO, CUB, ...), ImageNet classes, FFHQ, and codecs alone."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -16,23 +15,14 @@ from mindone_vq import (
     VQDiffusionScheduler,
 )
 from mindone_vq.conversion import infer
-from mindone_vq.conversion.original_names import (
-    CODEC,
-    DENOISER,
-    NOT_NEEDED,
-    NOT_NEEDED_BESIDE_A_FIRST_STAGE,
-    TEXT,
-    reason_not_needed,
-    rename,
-)
+from mindone_vq.conversion.original_codec import check_codec, codec_component, codec_tensors
+from mindone_vq.conversion.original_names import DENOISER, TEXT, Entries
 from mindone_vq.conversion.plan import Component, ConversionError, Plan
 from mindone_vq.weights.lazy import LazyTensor
 
 Tensors = dict[str, LazyTensor]
 
-CODEC_SETTINGS = {"norm_num_groups": 32, "act_fn": "silu"}  # fixed in their code
 ACTIVATIONS = {"GELU2": "geglu-approximate", "GELU": "gelu"}
-FIRST_STAGE = "first_stage_model."
 CLIP_HEAD_WIDTH, CLIP_PADDING = 64, "!"  # the token of id 0
 FAMILIES = {
     "Text2ImageTransformer": ("Transformer2DModel", VQDiffusionPipeline),
@@ -84,7 +74,7 @@ def plan_original(
     settings = _settings(config)
     class_name, pipeline = FAMILIES[settings["family"]]
     weights = {**model, **{f"transformer.{key}": tensor for key, tensor in (ema or {}).items()}}
-    taken = _Taken(weights)
+    taken = Entries(weights)
     denoiser = _denoiser(taken, settings, class_name)
     components = [denoiser]
     if class_name == "Transformer2DModel":
@@ -109,54 +99,6 @@ def plan_original(
         raise ConversionError(f"these entries of the checkpoint are not known: {', '.join(sorted(unexplained)[:20])}")
     scheduler = VQDiffusionScheduler(denoiser.config["num_vector_embeds"], denoiser.config["num_embeds_ada_norm"])
     return Plan(components, pipeline, scheduler, tokenizer, ignored=taken.ignored)
-
-
-def plan_codec(tensors: Tensors) -> Plan:
-    """The conversion of a codec's own file: ``ithq_vqvae.pth``, ``taming_f8_8192_openimages_last.pth`` and so on."""
-    taken = _Taken(tensors)
-    component = codec_component(_codec_tensors(taken), None)
-    unexplained = taken.rest()
-    if unexplained:
-        raise ConversionError(f"these entries of the codec are not known: {', '.join(sorted(unexplained)[:20])}")
-    return Plan([component], ignored=taken.ignored)
-
-
-def is_original_codec(tensors: Mapping[str, LazyTensor]) -> bool:
-    """Whether these are a codec's weights under their names."""
-    return any(re.search(r"(^|\.)encoder\.down\.0\.block\.0\.conv1\.weight$", key) for key in tensors)
-
-
-class _Taken:
-    """The entries of a checkpoint, and which of them were explained."""
-
-    def __init__(self, tensors: Tensors) -> None:
-        self.tensors = tensors
-        self.ignored: dict[str, str] = {}
-        self.known: set[str] = set()
-        beside = NOT_NEEDED_BESIDE_A_FIRST_STAGE if any(key.startswith(FIRST_STAGE) for key in tensors) else ()
-        for key in tensors:
-            reason = reason_not_needed(key, NOT_NEEDED + beside)
-            if reason:
-                self.ignored[key] = reason
-
-    def under(self, prefix: str, rows: tuple, levels: int = 0) -> Tensors:
-        """The entries under ``prefix`` that a row of the table is for, by their new names."""
-        found = {}
-        for key, tensor in self.tensors.items():
-            name = rename(key[len(prefix) :], rows, levels) if key.startswith(prefix) else None
-            if name is not None and key not in self.ignored:
-                self.known.add(key)
-                found[name] = tensor
-        return found
-
-    def take(self, key: str) -> Optional[LazyTensor]:
-        """One entry, if it is there."""
-        self.known.add(key)
-        return self.tensors.get(key)
-
-    def rest(self) -> set[str]:
-        """What nothing explained."""
-        return set(self.tensors) - self.known - set(self.ignored)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,7 +139,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _denoiser(taken: _Taken, settings: Mapping[str, Any], class_name: str) -> Component:
+def _denoiser(taken: Entries, settings: Mapping[str, Any], class_name: str) -> Component:
     tensors = taken.under("transformer.transformer.", DENOISER)
     if "latent_image_embedding.emb.weight" not in tensors:
         raise ConversionError("the checkpoint has no denoiser (transformer.transformer.*): is it a codec?")
@@ -241,7 +183,7 @@ def _complete_null_class(tensors: Tensors, class_number: int) -> None:
             tensors[key] = tensor.cast("float32").then(lambda table: np.vstack([table, table.mean(0)]), shape)
 
 
-def _text_encoder(taken: _Taken) -> Component:
+def _text_encoder(taken: Entries) -> Component:
     tensors = {}
     for name, tensor in taken.under("transformer.condition_emb.", TEXT).items():
         if ".in_proj." not in name:
@@ -262,7 +204,7 @@ def _text_encoder(taken: _Taken) -> Component:
     return infer.component_of(tensors, {**given, "projection_dim": width})
 
 
-def _null_text(taken: _Taken) -> Component:
+def _null_text(taken: Entries) -> Component:
     learned = taken.take("transformer.empty_text_embed")
     if learned is None:
         return Component("LearnedClassifierFreeSamplingEmbeddings", {"learnable": False}, {})
@@ -270,23 +212,23 @@ def _null_text(taken: _Taken) -> Component:
 
 
 def _codec(
-    taken: _Taken,
+    taken: Entries,
     codec: Optional[Tensors],
     codes: Optional[np.ndarray],
     denoiser: Component,
 ) -> Component:
-    tensors = _codec_tensors(taken)
+    tensors = codec_tensors(taken)
     if tensors and codec is not None:
         taken.ignored["--codec"] = "the checkpoint holds its own codec, which is the one it was trained with"
     if not tensors and codec is not None:
-        own = _Taken(codec)
-        tensors = _codec_tensors(own)
+        own = Entries(codec)
+        tensors = codec_tensors(own)
         if own.rest():
             raise ConversionError(f"these entries of the codec are not known: {', '.join(sorted(own.rest())[:20])}")
         taken.ignored.update(own.ignored)
     if not tensors:
         raise ConversionError("the checkpoint has no codec (content_codec.*): pass its own file with --codec.")
-    _check_codec(tensors)
+    check_codec(tensors)
     predicted = denoiser.config["num_vector_embeds"] - 1
     full = tensors["quantize.embedding.weight"].shape[0]
     if full != predicted and codes is None:
@@ -306,64 +248,6 @@ def _codec(
     downscale = 2 ** (len(component.config["block_out_channels"]) - 1)
     component.config["sample_size"] = denoiser.config["sample_size"] * downscale
     return component
-
-
-def _codec_tensors(taken: _Taken) -> Tensors:
-    """The codec's weights by their new names, wherever they lie in the checkpoint."""
-    prefixes = ("content_codec.enc.", "content_codec.dec.", "content_codec.", FIRST_STAGE, "")
-    levels = len({m.group(1) for key in taken.tensors if (m := re.search(r"decoder\.up\.(\d+)\.", key))})
-    tensors: Tensors = {}
-    for prefix in prefixes:
-        for name, tensor in taken.under(prefix, CODEC, levels).items():
-            if name in tensors and not np.array_equal(tensors[name].read(), tensor.read()):
-                raise ConversionError(f"the checkpoint has two different weights for {name} of its codec.")
-            tensors.setdefault(name, tensor)
-    squeezed = re.compile(r"attentions\.\d+\.to_(q|k|v|out\.0)\.weight$")
-    return {
-        name: tensor.then(lambda w: w[:, :, 0, 0], tensor.shape[:2])
-        if squeezed.search(name) and tensor.shape[2:] == (1, 1)
-        else tensor
-        for name, tensor in tensors.items()
-    }
-
-
-def codec_component(tensors: Tensors, codes: Optional[np.ndarray]) -> Component:
-    """The VQ-VAE; with ``codes`` its codebook in the order of the reduced codes."""
-    _check_codec(tensors)
-    if codes is not None:
-        order = reduced_first(codes)
-        for name in ("quantize.embedding.weight", "quantize.proj.weight", "quantize.proj.bias"):
-            if name in tensors:
-                tensors[name] = tensors[name].then(lambda rows: rows[order])
-    return infer.component_of(tensors, CODEC_SETTINGS)
-
-
-def _check_codec(tensors: Tensors) -> None:
-    if "quantize.embedding.weight" not in tensors or "encoder.conv_in.weight" not in tensors:
-        raise ConversionError("this is not a whole codec: it lacks its encoder or its codebook.")
-
-
-def reduced_first(codes: np.ndarray) -> np.ndarray:
-    """The full codes in a new order: those of reduced codes 0, 1, ... first, then those that no reduced code has.
-
-    A reduced code is that of the first full code mapped to it, as in their code; of all others, which are mapped to 0
-    because the training pictures never had them, only that is known.
-
-    Args:
-        codes: (full codes,) integers, full -> reduced.
-
-    Raises:
-        ConversionError: it is no such map.
-    """
-    if codes.ndim != 1 or not np.issubdtype(codes.dtype, np.integer) or codes.min(initial=0) < 0:
-        raise ConversionError(f"--codes holds {codes.dtype} of shape {codes.shape}, expected a row of codes.")
-    reduced, first = np.unique(codes, return_index=True)
-    if not np.array_equal(reduced, np.arange(len(reduced))):
-        raise ConversionError("--codes leaves out reduced codes: it is no map of codes.")
-    unused = np.setdiff1d(np.arange(len(codes)), first)
-    if codes[unused].any():
-        raise ConversionError("--codes maps several codes to one that is not 0, which is not known.")
-    return np.concatenate([first, unused])
 
 
 def clip_tokenizer(lines: list[str], vocab_size: int) -> CLIPTokenizer:

@@ -1,7 +1,12 @@
-"""Names of weights in microsoft/VQ-Diffusion's checkpoints -> diffusers' names. Tables, first match wins."""
+"""Names of weights in microsoft/VQ-Diffusion's checkpoints -> diffusers' names. Tables, first match wins.
+
+``Entries`` keeps the account: every entry of a checkpoint is renamed, taken, or left out for a reason.
+"""
 
 import re
 from typing import Optional
+
+from mindone_vq.weights.lazy import LazyTensor
 
 ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj": "to_out.0"}
 CODEC_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
@@ -58,6 +63,7 @@ NOT_NEEDED = (
     (r"(.*\.)?quantize\.(cluster_size|embedding_avg)", "a running mean of training"),
     (r"(first_stage_model\.)?loss\..*", "the loss networks of training"),
 )
+FIRST_STAGE = "first_stage_model."
 # In the file of FFHQ's codec the network is one stage of a larger model.
 NOT_NEEDED_BESIDE_A_FIRST_STAGE = ((r"transformer\..*", "the other stage of that model, a GPT over codes"),)
 
@@ -91,3 +97,36 @@ def _part(groups: tuple, index: int) -> str:
     """A part of a resnet under its new name."""
     name = groups[index] if index < len(groups) else ""
     return "conv_shortcut" if name == "nin_shortcut" else name
+
+
+class Entries:
+    """The entries of a checkpoint, and which of them were explained."""
+
+    def __init__(self, tensors: dict[str, LazyTensor]) -> None:
+        self.tensors = tensors
+        self.ignored: dict[str, str] = {}
+        self.known: set[str] = set()
+        beside = NOT_NEEDED_BESIDE_A_FIRST_STAGE if any(key.startswith(FIRST_STAGE) for key in tensors) else ()
+        for key in tensors:
+            reason = reason_not_needed(key, NOT_NEEDED + beside)
+            if reason:
+                self.ignored[key] = reason
+
+    def under(self, prefix: str, rows: tuple, levels: int = 0) -> dict[str, LazyTensor]:
+        """The entries under ``prefix`` that a row of the table is for, by their new names."""
+        found = {}
+        for key, tensor in self.tensors.items():
+            name = rename(key[len(prefix) :], rows, levels) if key.startswith(prefix) else None
+            if name is not None and key not in self.ignored:
+                self.known.add(key)
+                found[name] = tensor
+        return found
+
+    def take(self, key: str) -> Optional[LazyTensor]:
+        """One entry, if it is there."""
+        self.known.add(key)
+        return self.tensors.get(key)
+
+    def rest(self) -> set[str]:
+        """What nothing explained."""
+        return set(self.tensors) - self.known - set(self.ignored)

@@ -11,7 +11,7 @@ import mindspore as ms
 import numpy as np
 
 from mindone_vq import CLIPTokenizer, VQDiffusionScheduler
-from mindone_vq.conversion import infer, original
+from mindone_vq.conversion import infer, original, original_codec
 from mindone_vq.conversion.plan import NETWORKS, PIPELINES, Component, ConversionError, Plan
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json
@@ -146,8 +146,8 @@ def _plan_state_dict(tensors: dict[str, LazyTensor], given: Optional[dict[str, A
         raise ConversionError(
             "this is a whole model of microsoft/VQ-Diffusion: pass its config, from their repository, with --config."
         )
-    if original.is_original_codec(tensors):
-        plan = original.plan_codec(tensors)
+    if original_codec.is_original_codec(tensors):
+        plan = original_codec.plan_codec(tensors)
     else:
         plan = Plan([infer.component_of(tensors, given or {})])
     plan.passed_over = passed_over
@@ -168,13 +168,13 @@ def _plan_original(
     path: Path, content: Mapping[str, Any], config: dict[str, Any], options: Options, passed_over: set[str]
 ) -> Plan:
     if not isinstance(content.get("model"), dict):
-        if original.is_original_codec(_state_dict(content)):
-            return original.plan_codec(_state_dict(content))
+        if original_codec.is_original_codec(_state_dict(content)):
+            return original_codec.plan_codec(_state_dict(content))
         raise ConversionError(f"{path} has no entry 'model', as checkpoints of microsoft/VQ-Diffusion do.")
     ema = content.get("ema") if options.ema else None
     model = _state_dict(content["model"])
-    if original.is_original_codec(model) and not any(key.startswith("transformer.") for key in model):
-        return original.plan_codec(model)
+    if original_codec.is_original_codec(model) and not any(key.startswith("transformer.") for key in model):
+        return original_codec.plan_codec(model)
     plan = original.plan_original(
         model,
         _state_dict(ema) if ema else None,

@@ -4,22 +4,20 @@ Both formats of ``torch.save``: the zip archive (since 1.6) and the row of pickl
 the file when they are used; in a zip archive their checksums are verified then.
 """
 
-import contextlib
 import io
 import math
 import os
 import struct
 import zipfile
-import zlib
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Optional
+from typing import Any, BinaryIO, Callable
 
 import numpy as np
 
 from mindone_vq.weights.lazy import STORED_AS, LazyTensor
 from mindone_vq.weights.pickle_machine import MAX_LENGTH, Name, PickleMachine, UnreadableCheckpoint, shown
+from mindone_vq.weights.torch_storage import Storage
 
 __all__ = ["UnreadableCheckpoint", "open_checkpoint"]
 
@@ -40,81 +38,9 @@ STORAGE_TYPES = {
 }
 DTYPES = {f"torch.{dtype}": dtype for dtype in STORED_AS}
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-CHUNK = 2**20
 # A tensor may show one element many times (stride 0). Up to this many bytes that is believed of any file.
 SMALL_EXPANSION = 2**20
 MAX_DIMENSIONS = 32  # numpy's
-
-
-class Storage:
-    """A run of bytes in the file.
-
-    Args:
-        file: the open file.
-        start, length: where it lies, in bytes.
-        dtype: of its elements.
-        checksum: CRC-32 of the bytes, or None where the format has none.
-        name: for messages.
-    """
-
-    def __init__(self, file: BinaryIO, start: int, length: int, dtype: str, checksum: Optional[int], name: str) -> None:
-        self.file, self.start, self.length, self.dtype = file, start, length, dtype
-        self.checksum, self.name = checksum, name
-
-    def bytes(self, first: int, length: int) -> np.ndarray:
-        """``length`` bytes from byte ``first`` on, as uint8; verifies the checksum the first time."""
-        if self.checksum is not None and (first, length) == (0, self.length):
-            data = self._pread(0, self.length)
-            self._verify(zlib.crc32(data))
-            return data
-        self._verify_whole()
-        return self._pread(first, length)
-
-    def copy_to(self, target: BinaryIO, first: int, length: int) -> None:
-        """Appends ``length`` bytes from byte ``first`` on to ``target``; an error where their checksum is wrong.
-
-        Where the system can, it copies by itself, while the checksum is taken beside it: several times as fast for
-        gigabytes.
-        """
-        target.flush()
-        position, end = self.start + first, self.start + first + length
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            verified = beside.submit(self._verify_whole)
-            with contextlib.suppress(OSError, AttributeError):  # not here, or not between these files: see below
-                while position < end:
-                    copied = os.copy_file_range(self.file.fileno(), target.fileno(), end - position, position)
-                    if not copied:
-                        break
-                    position += copied
-            verified.result()
-        while position < end:
-            step = min(CHUNK, end - position)
-            target.write(self._pread(position - self.start, step).data)
-            position += step
-
-    def _verify_whole(self) -> None:
-        if self.checksum is None:
-            return
-        crc, buffer = 0, memoryview(bytearray(min(CHUNK, self.length)))
-        self.file.seek(self.start)
-        for position in range(0, self.length, CHUNK):
-            piece = buffer[: min(CHUNK, self.length - position)]
-            if self.file.readinto(piece) != len(piece):
-                raise UnreadableCheckpoint(f"the file ends inside {self.name}")
-            crc = zlib.crc32(piece, crc)
-        self._verify(crc)
-
-    def _verify(self, crc: int) -> None:
-        if crc != self.checksum:
-            raise UnreadableCheckpoint(f"the bytes of {self.name} do not have their checksum: the file is damaged")
-        self.checksum = None
-
-    def _pread(self, first: int, length: int) -> np.ndarray:
-        data = np.empty(length, np.uint8)
-        self.file.seek(self.start + first)
-        if self.file.readinto(memoryview(data)) != length:
-            raise UnreadableCheckpoint(f"the file ends inside {self.name}")
-        return data
 
 
 def open_checkpoint(path: Path, ignore_unknown: bool = False) -> tuple[Any, set[str]]:
