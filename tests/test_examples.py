@@ -1,5 +1,6 @@
 """The examples as their user runs them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from mindone_vq import (
     VQModel,
 )
 from mindone_vq.demo import MODEL
+from mindone_vq.demo.shapes import is_held_out, read
 
 ROOT = Path(mindone_vq.__file__).parents[1]
 
@@ -106,3 +108,16 @@ def test_classes_and_nothing_make_pictures_too(small_models, tmp_path):
     assert Image.open(tmp_path / "nothing.png").size == (256, 256)
     result = run("class_to_image.py", 6, "--model", small_models / "classes", *common, "x.png", folder=tmp_path)
     assert "class_labels go from 0 to 5, given [6]" in result.stderr.splitlines()[-1]
+
+
+def test_demo_data_is_an_image_folder_with_captions(tmp_path):
+    result = run("make_demo_data.py", "data", "--count", 7, "--held-out", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    entries = [json.loads(line) for line in (tmp_path / "data" / "metadata.jsonl").read_text().splitlines()]
+    assert len(entries) == 7
+    for entry in entries:
+        scene = read(np.asarray(Image.open(tmp_path / "data" / entry["file_name"])))
+        assert is_held_out(scene)
+        assert f"{scene.first.colour} {scene.first.kind}" in entry["text"]
+    again = run("make_demo_data.py", "data", folder=tmp_path)
+    assert "is there already" in again.stderr.splitlines()[-1]

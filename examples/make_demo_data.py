@@ -1,0 +1,52 @@
+"""A folder of captioned pictures without a licence: one or two shapes, 64 x 64, to train and to try things on.
+
+    python examples/make_demo_data.py data --count 10000
+
+Writes PNG files and metadata.jsonl (file_name, text), the layout of an image folder with captions. About one
+combination in eight is held out of training and left out here; --held-out writes only those.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import common
+import numpy as np
+from tqdm import tqdm
+
+from mindone_vq.demo.shapes import caption, draw, random_scene
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="is made; must not hold metadata.jsonl yet")
+    parser.add_argument("--count", type=int, default=1000, help="pictures [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="[%(default)s]")
+    parser.add_argument("--held-out", action="store_true", help="only combinations that training never sees")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    options = parse_arguments(arguments)
+    index = options.folder / "metadata.jsonl"
+    if index.exists():
+        raise ValueError(f"{index} is there already: choose another folder.")
+    if options.count < 1:
+        raise ValueError(f"--count is {options.count}; it must be at least 1.")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(options.seed)
+    lines = []
+    for i in tqdm(range(options.count)):
+        scene = random_scene(rng, held_out=options.held_out)
+        name = f"{i:06d}.png"
+        draw(scene, rng).save(options.folder / name)
+        lines.append(json.dumps({"file_name": name, "text": caption(scene, rng)}))
+    temporary = index.with_name(".metadata.jsonl.part")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(temporary, index)
+    print(f"Wrote {options.count} pictures and {index}.")
+
+
+if __name__ == "__main__":
+    common.run(main)

@@ -1,0 +1,251 @@
+"""A dataset without a licence: captioned 64 x 64 pictures of one or two shapes, and an oracle that reads them back.
+
+Every picture is a ``Scene``; ``draw`` paints it, ``caption`` puts it into words, ``read`` recovers it from pixels.
+Whole combinations are held out of training by a rule that depends on nothing but the scene (``is_held_out``).
+"""
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIDE = 64
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 160, 60),
+    "blue": (50, 80, 220),
+    "yellow": (240, 210, 40),
+    "purple": (150, 50, 180),
+    "orange": (245, 135, 30),
+    "cyan": (40, 200, 210),
+    "pink": (250, 150, 190),
+}
+BACKGROUNDS = {"black": (10, 10, 10), "gray": (128, 128, 128), "white": (245, 245, 245)}
+KINDS = ("circle", "square", "triangle", "cross", "ring", "diamond")
+RADII = {"small": 8.0, "large": 13.0}  # pixels
+RELATIONS = ("left", "above")  # where the first of two shapes is, seen from the second
+HELD_OUT_SHARE = 0.12
+OVERSAMPLING = 4
+# The oracle: how far from the background a pixel of a shape is, in levels summed over the channels, and how many
+# pixels make a shape and not a speck.
+FIGURE_THRESHOLD, SMALLEST_PART = 100, 25
+SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
+BACKGROUND_WORDS = {"black": ("black",), "gray": ("gray", "grey"), "white": ("white",)}
+RELATION_WORDS = {"left": ("to the left of", "left of"), "above": ("above", "over")}
+REVERSED_WORDS = {"left": ("to the right of", "right of"), "above": ("below", "under")}
+SENTENCES = (
+    "{what} on a {ground} background",
+    "{what} on {ground}",
+    "{what}, {ground} background",
+    "a picture of {what} on a {ground} background",
+)
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """size: a key of ``RADII``; colour: of ``COLOURS``; kind: one of ``KINDS``."""
+
+    size: str
+    colour: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One shape, or two with the first ``relation`` of the second, on a background.
+
+    "a left of b" and "b right of a" are the same scene: it is always the left or the upper shape that comes first.
+    """
+
+    background: str
+    first: Shape
+    second: Optional[Shape] = None
+    relation: Optional[str] = None
+
+
+SHAPES = tuple(Shape(*parts) for parts in itertools.product(RADII, COLOURS, KINDS))
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Whether the combination is kept from training: about one in eight, chosen by a hash of its words.
+
+    Two shapes are held out by their colours and kinds alone, so that no size, background or order of a held-out pair
+    is seen. held_out.txt lists them all.
+    """
+    if scene.second is None:
+        words = f"{scene.first} {scene.background}"
+    else:
+        words = " ".join(sorted(f"{shape.colour} {shape.kind}" for shape in (scene.first, scene.second)))
+    number = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big")
+    return number < HELD_OUT_SHARE * 2**32
+
+
+def random_scene(rng: np.random.Generator, pairs: float = 0.7, held_out: Optional[bool] = False) -> Scene:
+    """A scene.
+
+    Args:
+        rng: the source of chance.
+        pairs: the share of scenes with two shapes.
+        held_out: False: of those for training; True: of those held out; None: of all.
+    """
+    while True:
+        background = str(rng.choice(list(BACKGROUNDS)))
+        first, second = (SHAPES[i] for i in rng.integers(0, len(SHAPES), 2))
+        scene = Scene(background, first)
+        if rng.random() < pairs:
+            scene = Scene(background, first, second, RELATIONS[rng.integers(2)])
+            if (first.colour, first.kind) == (second.colour, second.kind):
+                continue  # no words tell them apart
+        if held_out is None or is_held_out(scene) == held_out:
+            return scene
+
+
+def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
+    """Paints a scene, ``SIDE`` x ``SIDE``; ``rng`` moves the shapes a little."""
+    if scene.second is None:
+        placed = [(scene.first, *(SIDE / 2 + rng.uniform(-10, 10, 2)))]
+    else:
+        along = SIDE * np.array([0.25, 0.75]) + rng.uniform(-1, 1, 2)
+        across = SIDE / 2 + rng.uniform(-6, 6, 2)
+        centres = zip(along, across) if scene.relation == "left" else zip(across, along)
+        placed = [(shape, *centre) for shape, centre in zip((scene.first, scene.second), centres)]
+    image = Image.new("RGB", (SIDE * OVERSAMPLING,) * 2, BACKGROUNDS[scene.background])
+    pen = ImageDraw.Draw(image)
+    for shape, x, y in placed:
+        _draw_shape(pen, shape, x * OVERSAMPLING, y * OVERSAMPLING, BACKGROUNDS[scene.background])
+    return image.resize((SIDE, SIDE), Image.LANCZOS)
+
+
+def _draw_shape(pen: ImageDraw.ImageDraw, shape: Shape, x: float, y: float, hole: tuple[int, int, int]) -> None:
+    r, fill = RADII[shape.size] * OVERSAMPLING, COLOURS[shape.colour]
+    if shape.kind in ("circle", "ring"):
+        pen.ellipse([x - r, y - r, x + r, y + r], fill=fill)
+    if shape.kind == "ring":
+        inner = 0.55 * r
+        pen.ellipse([x - inner, y - inner, x + inner, y + inner], fill=hole)
+    if shape.kind == "square":
+        half = 0.88 * r
+        pen.rectangle([x - half, y - half, x + half, y + half], fill=fill)
+    if shape.kind == "triangle":
+        pen.polygon([(x, y - r), (x - 0.95 * r, y + 0.8 * r), (x + 0.95 * r, y + 0.8 * r)], fill=fill)
+    if shape.kind == "cross":
+        arm = 0.34 * r
+        pen.rectangle([x - arm, y - r, x + arm, y + r], fill=fill)
+        pen.rectangle([x - r, y - arm, x + r, y + arm], fill=fill)
+    if shape.kind == "diamond":
+        pen.polygon([(x, y - r), (x - 0.8 * r, y), (x, y + r), (x + 0.8 * r, y)], fill=fill)
+
+
+def caption(scene: Scene, rng: Optional[np.random.Generator] = None) -> str:
+    """A scene in words: the plainest sentence, or with ``rng`` one of many ways to say the same."""
+
+    def pick(options: Sequence[str]) -> str:
+        return options[0] if rng is None else options[rng.integers(len(options))]
+
+    def words(shape: Shape) -> str:
+        return f"a {pick(SIZE_WORDS[shape.size])} {shape.colour} {shape.kind}"
+
+    ground = pick(BACKGROUND_WORDS[scene.background])
+    if scene.second is None:
+        what = words(scene.first)
+    elif rng is not None and rng.random() < 0.5:
+        what = f"{words(scene.second)} {pick(REVERSED_WORDS[scene.relation])} {words(scene.first)}"
+    else:
+        what = f"{words(scene.first)} {pick(RELATION_WORDS[scene.relation])} {words(scene.second)}"
+    return pick(SENTENCES).format(what=what, ground=ground)
+
+
+def read(pixels: np.ndarray) -> Optional[Scene]:
+    """What a picture shows.
+
+    Args:
+        pixels: (SIDE, SIDE, 3) uint8.
+
+    Returns:
+        The scene, or None where it shows no shape, more than two, or two that no words tell apart.
+    """
+    x = pixels.astype(np.int32)
+    border = np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]])
+    background = _nearest(np.median(border, axis=0), BACKGROUNDS)
+    figure = np.abs(x - BACKGROUNDS[background]).sum(-1) > FIGURE_THRESHOLD
+    parts = [part for part in _connected(figure) if part.sum() >= SMALLEST_PART]
+    if not 1 <= len(parts) <= 2:
+        return None
+    shapes = [_read_shape(x, part, BACKGROUNDS[background]) for part in parts]
+    if len(parts) == 1:
+        return Scene(background, shapes[0])
+    if (shapes[0].colour, shapes[0].kind) == (shapes[1].colour, shapes[1].kind):
+        return None
+    centres = [_middle(part) for part in parts]
+    down, across = np.abs(centres[0] - centres[1])
+    axis = 1 if across > down else 0
+    order = sorted((0, 1), key=lambda i: centres[i][axis])
+    return Scene(background, shapes[order[0]], shapes[order[1]], "left" if axis == 1 else "above")
+
+
+def _read_shape(x: np.ndarray, part: np.ndarray, ground: tuple[int, int, int]) -> Shape:
+    colour = _nearest(np.median(x[part], axis=0), COLOURS)
+    # The edge is where a pixel is half shape and half background.
+    towards = np.subtract(COLOURS[colour], ground)
+    half = ((x - ground) * towards).sum(-1) * 2 > (towards**2).sum()
+    part = part & half if (part & half).any() else part
+    middle, best, found = _middle(part), -1.0, ("", "")
+    for size, kind, template in _templates():
+        shift = np.round(middle - _middle(template)).astype(int)
+        for extra in itertools.product((-1, 0, 1), repeat=2):
+            moved = np.roll(template, tuple(shift + extra), (0, 1))
+            overlap = (moved & part).sum() / (moved | part).sum()
+            if overlap > best:
+                best, found = overlap, (size, kind)
+    return Shape(found[0], colour, found[1])
+
+
+@functools.lru_cache(maxsize=1)
+def _templates() -> list[tuple[str, str, np.ndarray]]:
+    """Every size and kind, as the mask of the shape in the middle of a picture."""
+    ground = BACKGROUNDS["black"]
+    masks = []
+    half = np.abs(np.subtract(COLOURS["yellow"], ground)).sum() / 2
+    for size, kind in itertools.product(RADII, KINDS):
+        image = Image.new("RGB", (SIDE * OVERSAMPLING,) * 2, ground)
+        middle = SIDE * OVERSAMPLING / 2
+        _draw_shape(ImageDraw.Draw(image), Shape(size, "yellow", kind), middle, middle, ground)
+        small = np.asarray(image.resize((SIDE, SIDE), Image.LANCZOS)).astype(np.int32)
+        masks.append((size, kind, np.abs(small - ground).sum(-1) > half))
+    return masks
+
+
+def _connected(figure: np.ndarray) -> list[np.ndarray]:
+    """The parts of a mask that hang together by their sides, largest first."""
+    left, parts = figure.copy(), []
+    while left.any():
+        part = np.zeros_like(left)
+        part[np.unravel_index(left.argmax(), left.shape)] = True
+        while True:
+            grown = part.copy()
+            grown[1:] |= part[:-1]
+            grown[:-1] |= part[1:]
+            grown[:, 1:] |= part[:, :-1]
+            grown[:, :-1] |= part[:, 1:]
+            grown &= left
+            if (grown == part).all():
+                break
+            part = grown
+        parts.append(part)
+        left &= ~part
+    return sorted(parts, key=np.sum, reverse=True)
+
+
+def _middle(mask: np.ndarray) -> np.ndarray:
+    """The middle of a mask's bounding box: (row, column)."""
+    rows, columns = np.nonzero(mask)
+    return np.array([rows.min() + rows.max(), columns.min() + columns.max()]) / 2
+
+
+def _nearest(colour: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> str:
+    return min(palette, key=lambda name: np.abs(colour - palette[name]).sum())
