@@ -93,7 +93,7 @@ class ResolutionBlock(nn.Cell):
     """The resnets of one resolution, each followed by attention where ``attention`` says so.
 
     ``downsample`` or ``upsample`` adds the change of resolution at the end. One class serves the encoder and the
-    decoder, and every block type that a config can name (``BLOCK_TYPES``).
+    decoder, and every block type that a config can name (models/autoencoder.py).
     """
 
     def __init__(
