@@ -6,6 +6,7 @@ from typing import Any
 
 from mindone_vq.conversion.plan import Component, ConversionError
 from mindone_vq.weights.lazy import LazyTensor
+from mindone_vq.weights.pretrained import named_class
 from mindone_vq.weights.rules import current_name
 
 Tensors = Mapping[str, LazyTensor]
@@ -66,7 +67,7 @@ def component_of(tensors: Tensors, given: Mapping[str, Any]) -> Component:
     Raises:
         ConversionError: an argument that shapes cannot tell is missing; names it.
     """
-    named = given.get("_class_name") or (given.get("architectures") or [None])[0]
+    named = named_class(given)
     class_name = recognise(tensors)
     if named not in (None, class_name):
         raise ConversionError(f"the config is of a {named}, the weights are of a {class_name}.")

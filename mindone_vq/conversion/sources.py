@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 
 import mindspore as ms
 import numpy as np
+from mindspore.nn.utils import no_init_parameters
 
 from mindone_vq import CLIPTokenizer, VQDiffusionScheduler
 from mindone_vq.conversion import infer, original, original_codec
@@ -16,6 +17,7 @@ from mindone_vq.conversion.plan import NETWORKS, PIPELINES, Component, Conversio
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json
 from mindone_vq.weights.lazy import LazyTensor
+from mindone_vq.weights.pretrained import named_class
 from mindone_vq.weights.rules import state_dict_parameters
 from mindone_vq.weights.safetensors_file import read_safetensors
 from mindone_vq.weights.store import find_weights, open_weights
@@ -79,7 +81,7 @@ def _read_pipeline(folder: Path, options: Options) -> Plan:
 
 def _read_component(folder: Path, options: Options) -> Component:
     config = read_json(folder / "config.json")
-    class_name = config.get("_class_name") or (config.get("architectures") or [None])[0]
+    class_name = named_class(config)
     if class_name not in NETWORKS:
         raise ConversionError(f"{folder / 'config.json'} is the config of a {class_name}, which is not converted.")
     config = NETWORKS[class_name].load_config(folder)
@@ -95,7 +97,8 @@ def _read_component(folder: Path, options: Options) -> Component:
 
 def _with_torch_names(path: Path, class_name: str, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
     """A file of MindSpore's, under the names of PyTorch."""
-    network = NETWORKS[class_name].from_config(config)
+    with no_init_parameters():  # only its names are needed
+        network = NETWORKS[class_name].from_config(config)
     names = {parameter.name: key for key, parameter in state_dict_parameters(network).items()}
     if path.suffix == ".ckpt":
         loaded = ms.load_checkpoint(str(path))
@@ -108,24 +111,31 @@ def _with_torch_names(path: Path, class_name: str, config: Mapping[str, Any]) ->
 def _read_file(path: Path, options: Options) -> Plan:
     given = _given_config(options)
     if path.suffix == ".safetensors":
-        return _plan_state_dict(read_safetensors(path), given, set())
-    if path.suffix == ".ckpt" and given and not _is_torch(path):
-        class_name = given.get("_class_name") or (given.get("architectures") or [None])[0]
-        if class_name not in NETWORKS:
-            raise ConversionError(f"--config is of a {class_name}; a .ckpt needs the config.json of its network.")
-        return Plan([Component(class_name, given, _with_torch_names(path, class_name, given))])
+        return _plan_state_dict(read_safetensors(path), given)
     if path.suffix not in TORCH_ENDINGS:
         raise ConversionError(f"{path} ends in none of .safetensors, {', '.join(TORCH_ENDINGS)}.")
-    if not _is_torch(path) and path.suffix == ".ckpt":
-        raise ConversionError(
-            f"{path} is not a file of PyTorch; for a MindSpore .ckpt pass its config.json with --config."
-        )
+    if path.suffix == ".ckpt" and not _is_torch(path):
+        return _plan_mindspore(path, given)
     content, passed_over = open_checkpoint(path, options.ignore_unknown)
     if not isinstance(content, dict):
         raise ConversionError(f"{path} holds a {type(content).__name__}, not a state dict.")
     if given is not None and "model" in given:
-        return _plan_original(path, content, given, options, passed_over)
-    return _plan_state_dict(_state_dict(content), given, passed_over)
+        plan = _plan_original(path, content, given, options, passed_over)
+    else:
+        plan = _plan_state_dict(_state_dict(content), given)
+    plan.passed_over = passed_over
+    return plan
+
+
+def _plan_mindspore(path: Path, given: Optional[dict[str, Any]]) -> Plan:
+    if not given:
+        raise ConversionError(
+            f"{path} is not a file of PyTorch; for a MindSpore .ckpt pass its config.json with --config."
+        )
+    class_name = named_class(given)
+    if class_name not in NETWORKS:
+        raise ConversionError(f"--config is of a {class_name}; a .ckpt needs the config.json of its network.")
+    return Plan([Component(class_name, given, _with_torch_names(path, class_name, given))])
 
 
 def _is_torch(path: Path) -> bool:
@@ -141,17 +151,14 @@ def _given_config(options: Options) -> Optional[dict[str, Any]]:
     return read_json(options.config)
 
 
-def _plan_state_dict(tensors: dict[str, LazyTensor], given: Optional[dict[str, Any]], passed_over: set[str]) -> Plan:
+def _plan_state_dict(tensors: dict[str, LazyTensor], given: Optional[dict[str, Any]]) -> Plan:
     if any(key.startswith("transformer.transformer.content_emb.") for key in tensors):
         raise ConversionError(
             "this is a whole model of microsoft/VQ-Diffusion: pass its config, from their repository, with --config."
         )
     if original_codec.is_original_codec(tensors):
-        plan = original_codec.plan_codec(tensors)
-    else:
-        plan = Plan([infer.component_of(tensors, given or {})])
-    plan.passed_over = passed_over
-    return plan
+        return original_codec.plan_codec(tensors)
+    return Plan([infer.component_of(tensors, given or {})])
 
 
 def _state_dict(content: Mapping[str, Any]) -> dict[str, LazyTensor]:
@@ -175,7 +182,7 @@ def _plan_original(
     model = _state_dict(content["model"])
     if original_codec.is_original_codec(model) and not any(key.startswith("transformer.") for key in model):
         return original_codec.plan_codec(model)
-    plan = original.plan_original(
+    return original.plan_original(
         model,
         _state_dict(ema) if ema else None,
         config,
@@ -183,8 +190,6 @@ def _plan_original(
         codes=_codes(options) if options.codes else None,
         tokenizer=_tokenizer(options.tokenizer, model) if options.tokenizer else None,
     )
-    plan.passed_over = passed_over
-    return plan
 
 
 def _open(path: Path, options: Options, passed_over: set[str]) -> Mapping[str, Any]:

@@ -181,8 +181,8 @@ class CLIPTextModel(PretrainedCell):
     def load_config(cls, folder: Path) -> dict[str, Any]:
         """The arguments in transformers' config; its many entries about training and generation are left out."""
         config = super().load_config(folder)
-        known = cls.__init__.__wrapped__.__code__.co_varnames
-        return {key: value for key, value in config.items() if key in known and key != "self"}
+        known = cls.arguments()
+        return {key: value for key, value in config.items() if key in known}
 
     def config_to_save(self) -> dict[str, Any]:
         return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **self.config}

@@ -46,6 +46,11 @@ def register_to_config(init: Callable) -> Callable:
     return wrapper
 
 
+def named_class(config: Mapping[str, Any]) -> Optional[str]:
+    """The class that a config says it belongs to, as diffusers or as transformers writes it; None: it does not say."""
+    return config.get("_class_name") or (config.get("architectures") or [None])[0]
+
+
 class ConfigMixin:
     """What has a config file: it can be made from one and written to one."""
 
@@ -62,13 +67,14 @@ class ConfigMixin:
     @classmethod
     def check_config(cls, config: Mapping[str, Any], path: Path) -> None:
         """Raises ValueError where ``config`` says that it belongs to another class."""
-        named = cls._named_in(config)
+        named = named_class(config) or cls.__name__
         if named not in cls.family():
             raise ValueError(f"{path} is the config of a {named}, not of a {cls.__name__}.")
 
     @classmethod
-    def _named_in(cls, config: Mapping[str, Any]) -> str:
-        return config.get("_class_name") or (config.get("architectures") or [cls.__name__])[0]
+    def arguments(cls) -> dict[str, inspect.Parameter]:
+        """The arguments of the constructor by name: what a config may hold."""
+        return {name: entry for name, entry in inspect.signature(cls.__init__).parameters.items() if name != "self"}
 
     @classmethod
     def family(cls) -> dict[str, type]:
@@ -78,15 +84,11 @@ class ConfigMixin:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]):
         """Makes the object with the arguments in ``config``; entries that are no arguments are named in a warning."""
-        known = set(inspect.signature(cls.__init__).parameters) - {"self"}
+        known = cls.arguments()
         unknown = [key for key in config if key not in known and not key.startswith("_")]
         if unknown:
             logger.warning("%s has no argument %s: ignored.", cls.__name__, ", ".join(sorted(unknown)))
-        missing = [
-            name
-            for name, parameter in inspect.signature(cls.__init__).parameters.items()
-            if name != "self" and parameter.default is parameter.empty and name not in config
-        ]
+        missing = [name for name, entry in known.items() if entry.default is entry.empty and name not in config]
         if missing:
             raise ValueError(f"The config of {cls.__name__} lacks {', '.join(missing)}.")
         return cls(**{key: value for key, value in config.items() if key in known})
@@ -159,7 +161,7 @@ class PretrainedCell(nn.Cell, ConfigMixin):
         folder = root / subfolder
         config = cls.load_config(folder)
         with no_init_parameters():
-            network = cls.family()[cls._named_in(config)].from_config(config)
+            network = cls.family()[named_class(config) or cls.__name__].from_config(config)
         files = store.find_weights(folder, cls.weights_stems, variant) if network.has_weights() else []
         store.load_into(network, store.open_weights(files), network._dtype_to_use(dtype))
         return network.set_train(False)
