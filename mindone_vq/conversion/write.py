@@ -10,7 +10,6 @@ from typing import Any, BinaryIO, Callable, Optional
 
 import mindspore as ms
 
-import mindone_vq
 from mindone_vq.conversion.plan import Component, ConversionError, Plan
 from mindone_vq.conversion.sources import MINDSPORE_STEM
 from mindone_vq.weights.files import write_json
@@ -62,7 +61,8 @@ def write_plan(plan: Plan, destination: Path, target: Target, progress: Callable
         if plan.tokenizer is not None:
             plan.tokenizer.save_pretrained(folder / "tokenizer")
         if plan.pipeline is not None:
-            write_json(folder / "model_index.json", _index(plan))
+            class_names = {component.folder: component.class_name for component in plan.components}
+            write_json(folder / "model_index.json", plan.pipeline.index(class_names))
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
@@ -136,12 +136,3 @@ def _write_ckpt(path: Path, tensors: dict[str, LazyTensor]) -> None:
     entries = [{"name": name, "data": ms.Tensor(t.read(), getattr(ms, t.dtype))} for name, t in tensors.items()]
     ms.save_checkpoint(entries, str(path))
     os.chmod(path, 0o644)  # it writes a file that nobody else may read, and that its owner may not write
-
-
-def _index(plan: Plan) -> dict[str, Any]:
-    index: dict[str, Any] = {"_class_name": plan.pipeline.__name__, "_mindone_vq_version": mindone_vq.__version__}
-    written = {component.folder: component.class_name for component in plan.components}
-    for name, (library, kind) in plan.pipeline.component_classes.items():
-        class_name = written.get(name, kind.__name__)
-        index[name] = [library if class_name == kind.__name__ else "mindone_vq", class_name]
-    return index

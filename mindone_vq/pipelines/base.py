@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
@@ -180,22 +180,27 @@ class Pipeline:
         folder = Path(save_directory)
         if folder.is_file():
             raise FileExistsError(f"{folder} is a file; give a folder to save into.")
-        index: dict[str, Any] = {
-            "_class_name": type(self).__name__,
-            "_mindone_vq_version": mindone_vq.__version__,
-        }
-        for name, (library, component_class) in self.component_classes.items():
+        for name, (_, component_class) in self.component_classes.items():
             component = getattr(self, name)
             if not isinstance(component, component_class):
                 raise TypeError(
                     f"{name} is a {type(component).__name__}, which this pipeline can run but not save: "
                     f"only a {component_class.__name__} of mindone_vq can be."
                 )
+        for name, component in self.components.items():
             options = {"variant": variant} if hasattr(component, "weights_stems") else {}
             component.save_pretrained(folder / name, **options)
-            own = type(component) is not component_class
-            index[name] = ["mindone_vq" if own else library, type(component).__name__]
-        write_json(folder / "model_index.json", index)
+        class_names = {name: type(component).__name__ for name, component in self.components.items()}
+        write_json(folder / "model_index.json", self.index(class_names))
+
+    @classmethod
+    def index(cls, class_names: Mapping[str, str]) -> dict[str, Any]:
+        """The content of model_index.json, from the class of each component (the usual one where it is not given)."""
+        index: dict[str, Any] = {"_class_name": cls.__name__, "_mindone_vq_version": mindone_vq.__version__}
+        for name, (library, usual) in cls.component_classes.items():
+            class_name = class_names.get(name, usual.__name__)
+            index[name] = [library if class_name == usual.__name__ else "mindone_vq", class_name]
+        return index
 
 
 def _check_index(cls: type, folder: Path) -> None:

@@ -213,3 +213,11 @@ def test_parts_that_do_not_belong_together_are_refused(tiny):
         VQDiffusionPipeline(**{**tiny.components, "scheduler": VQDiffusionScheduler(13, 100)})
     with pytest.raises(TypeError, match="text_encoder is a builtins.object"):
         VQDiffusionPipeline(**{**tiny.components, "text_encoder": object()})
+
+
+def test_nothing_is_written_where_a_part_cannot_be_saved(tiny, tmp_path):
+    pipe = VQDiffusionPipeline(**tiny.components)
+    pipe.text_encoder = object()
+    with pytest.raises(TypeError, match="text_encoder is a object, which this pipeline can run but not save"):
+        pipe.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
