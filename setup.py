@@ -30,7 +30,7 @@ setup(
         "pyyaml",  # configs of original checkpoints
     ],
     extras_require={
-        # The release that is good on a CPU: in 2.9 and 2.10 a convolution there is some hundred times slower.
+        # The release that is good on a CPU: in 2.9 and 2.10 a convolution there is far slower.
         "cpu": ["mindspore==2.8.0"],
         # mindnlp's text encoder. It runs with these versions together and, of those tried, with no others; use
         # an environment of its own.

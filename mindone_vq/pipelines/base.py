@@ -223,7 +223,7 @@ def _warn_of_slow_convolutions() -> None:
     version = tuple(int(part) for part in ms.__version__.split(".")[:2])
     if version >= (2, 9) and ms.get_context("device_target") == "CPU":
         warnings.warn(
-            f"MindSpore {ms.__version__} runs convolutions on a CPU some hundred times slower than 2.8.0: "
+            f"MindSpore {ms.__version__} runs convolutions on a CPU far slower than 2.8.0: "
             'install mindone_vq with the extra [cpu] ("pip install mindone_vq[cpu]") on a machine without an NPU.',
             stacklevel=3,
         )
