@@ -32,6 +32,8 @@ setup(
     extras_require={
         # The release that is good on a CPU: in 2.9 and 2.10 a convolution there is far slower.
         "cpu": ["mindspore==2.8.0"],
+        # TensorBoard's files of a training run; without it there is log.jsonl alone.
+        "train": ["tensorboardX>=2.6"],
         # mindnlp's text encoder. It runs with these versions together and, of those tried, with no others; use
         # an environment of its own.
         "mindnlp": [
@@ -51,6 +53,7 @@ setup(
             "pytest>=8",
             "ruff==0.17.5",
             "scipy",  # chi-square tests
+            "tensorboardX>=2.6",  # its files are read back
             "torch==2.13.0",
             "diffusers==0.35.2",  # the last release whose VQ-Diffusion parts were checked to run
             "transformers==4.57.1",

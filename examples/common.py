@@ -10,6 +10,8 @@ import mindspore as ms
 from PIL import Image
 
 from mindone_vq.pictures import enlarge, grid
+from mindone_vq.training import settings
+from mindone_vq.training.devices import connect
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 
@@ -49,9 +51,22 @@ def save(picture: Image.Image, path: Path) -> None:
     print(f"Wrote {path} ({picture.width} x {picture.height}).")
 
 
+def run_training(settings_class: type, training_class: type, description: str) -> None:
+    """Trains with the settings of the command line; under msrun, on all its devices."""
+
+    def main(arguments: list[str]) -> None:
+        options = settings.parse(settings_class, arguments, description, positional=("data",))
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        if options.device != "auto":
+            ms.set_device(options.device)
+        training_class(options, connect()).run()
+
+    run(main)
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs an example; a mistake of its user is one line."""
     try:
         main(sys.argv[1:])
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -16,6 +16,7 @@ ALLOWED = {
     "text": {"outputs", "nn", "weights"},
     "models": {"outputs", "nn", "weights"},
     "pipelines": {"outputs", "diffusion", "text", "models", "weights", "__version__"},
+    "training": {"outputs", "pictures", "nn", "weights", "diffusion", "text", "models", "pipelines"},
     "conversion": {"outputs", "weights", "pipelines"},  # and the package's public names
     "demo": set(),
 }

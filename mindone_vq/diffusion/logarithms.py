@@ -9,7 +9,7 @@ from mindspore import Tensor, ops
 
 def logsumexp(log_p: Tensor) -> Tensor:
     """log of the sum of ``exp(log_p)`` over the last axis, which is kept with size 1; float32."""
-    largest = log_p.max(axis=-1, keepdims=True)
+    largest = ops.stop_gradient(log_p.max(axis=-1, keepdims=True))  # the result does not depend on it
     others = (ops.expm1(log_p - largest) + 1.0).sum(-1, keepdims=True) - 1.0
     return largest + ops.log1p(others)
 

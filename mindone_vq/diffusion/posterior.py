@@ -9,18 +9,18 @@ from mindspore import Tensor, ops
 from mindone_vq.diffusion.logarithms import logaddexp, logsumexp
 
 
-def by_state(x_t: Tensor, num_classes: int, values: Tensor) -> Tensor:
+def by_state(x_t: Tensor, num_classes: int, masked: Tensor, other: Tensor, same: Tensor) -> Tensor:
     """For every class one of three values: x_t is the mask, another class, this class.
 
     Args:
         x_t: (batch, pixels) integers; ``num_classes`` is the mask.
-        values: (3,) float32.
+        masked, other, same: the values, scalars or (batch, 1, 1), float32.
 
     Returns:
         (batch, pixels, num_classes) float32.
     """
     is_mask = (x_t == num_classes).expand_dims(-1)  # (batch, pixels, 1)
-    return ops.where(is_mask, values[0], ops.one_hot(x_t, num_classes, values[2], values[1]))
+    return ops.where(is_mask, masked, _one_hot(x_t, num_classes, same, other))
 
 
 def log_posterior(log_p_x_0: Tensor, x_t: Tensor, jump: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def log_posterior(log_p_x_0: Tensor, x_t: Tensor, jump: Tensor) -> Tensor:
     Args:
         log_p_x_0: (batch, pixels, classes) float32.
         x_t: (batch, pixels) integers.
-        jump: (9,) float32, from ``TransitionSchedule.jump(t, s)``.
+        jump: from ``TransitionSchedule.jump(t, s)``, (9,) float32; or one for each image, (batch, 9).
 
     Returns:
         (batch, pixels, classes + 1) float32, the mask last; its exponentials sum to 1 where those of log_p_x_0 do.
@@ -37,9 +37,31 @@ def log_posterior(log_p_x_0: Tensor, x_t: Tensor, jump: Tensor) -> Tensor:
     classes = log_p_x_0.shape[-1]
     # log of the sum of p(x_0) / q(x_t | x_0), in units of its value for any other class than x_t; a mask, which has
     # no place in a one-hot, leaves every term as it is
-    log_weight = log_p_x_0 + ops.one_hot(x_t, classes, jump[6], Tensor(0.0, ms.float32))
+    weight_same = _coefficient(jump, 6)
+    log_weight = log_p_x_0 + _one_hot(x_t, classes, weight_same, ops.zeros_like(weight_same))
     log_sum = logsumexp(log_weight)  # (batch, pixels, 1)
-    kept = log_p_x_0 + by_state(x_t, classes, jump[0:3])  # x_s is x_0
-    replaced = log_sum + by_state(x_t, classes, jump[3:6])  # x_s came instead of x_0
-    masked = log_sum + ops.where((x_t == classes).expand_dims(-1), jump[7], jump[8])
+    kept = log_p_x_0 + by_state(x_t, classes, *_coefficients(jump, 0, 3))  # x_s is x_0
+    replaced = log_sum + by_state(x_t, classes, *_coefficients(jump, 3, 6))  # x_s came instead of x_0
+    is_mask = (x_t == classes).expand_dims(-1)
+    masked = log_sum + ops.where(is_mask, _coefficient(jump, 7), _coefficient(jump, 8))
     return ops.concat((logaddexp(kept, replaced), masked), -1)
+
+
+def _coefficient(jump: Tensor, index: int) -> Tensor:
+    """Entry ``index``: a scalar, or (batch, 1, 1)."""
+    return jump[index] if jump.ndim == 1 else jump[:, index].reshape(-1, 1, 1)
+
+
+def _coefficients(jump: Tensor, start: int, stop: int) -> tuple[Tensor, ...]:
+    result = ()
+    for index in range(start, stop):
+        result += (_coefficient(jump, index),)
+    return result
+
+
+def _one_hot(x_t: Tensor, classes: int, on: Tensor, off: Tensor) -> Tensor:
+    """``on`` for the class that x_t is, ``off`` for the others: (batch, pixels, classes)."""
+    if on.ndim == 0:
+        return ops.one_hot(x_t, classes, on, off)
+    hits = ops.one_hot(x_t, classes, Tensor(1.0, ms.float32), Tensor(0.0, ms.float32))
+    return ops.where(hits > 0, on, off)

@@ -182,7 +182,8 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         """
         t = self._check_timestep(t)
         x_t = x_t.astype(ms.int32)
-        rows = by_state(x_t, self.mask_class, Tensor(self.schedule.log_rows(t, CLEAN if cumulative else t - 1)))
+        values = Tensor(self.schedule.log_rows(t, CLEAN if cumulative else t - 1))
+        rows = by_state(x_t, self.mask_class, values[0], values[1], values[2])
         if not cumulative:
             from_mask = ops.where(x_t == self.mask_class, 0.0, float(np.log(ONE_HOT_FLOOR)))
             rows = ops.concat((rows, from_mask.expand_dims(-1)), -1)

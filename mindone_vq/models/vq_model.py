@@ -207,7 +207,7 @@ class VQModel(PretrainedCell):
             else:
                 quantized = h.astype(self.dtype)
             commit_loss = ops.zeros((h.shape[0],), self.dtype)
-        sample = self._decode_quantized(quantized)
+        sample = self.decode_quantized(quantized)
         if not return_dict:
             return sample, commit_loss
         return DecoderOutput(sample=sample, commit_loss=commit_loss)
@@ -215,10 +215,11 @@ class VQModel(PretrainedCell):
     def decode_codes(self, codes: Tensor) -> Tensor:
         """codes: (batch, height, width) integers -> pictures (batch, out_channels, H, W) in [0, 1], float32."""
         quantized = self.quantize.embedding(codes).transpose(0, 3, 1, 2)  # (batch, channels, height, width)
-        sample = self._decode_quantized(quantized).astype(ms.float32)
+        sample = self.decode_quantized(quantized).astype(ms.float32)
         return ops.clamp(sample / 2 + 0.5, 0.0, 1.0)
 
-    def _decode_quantized(self, quantized: Tensor) -> Tensor:
+    def decode_quantized(self, quantized: Tensor) -> Tensor:
+        """Codebook vectors (batch, vq_embed_dim, h, w) -> pictures (batch, out_channels, height, width) in [-1, 1]."""
         latents = self.post_quant_conv(quantized)
         return self.decoder(latents, quantized if self.spatial_norm else None)
 

@@ -33,7 +33,11 @@ class LayerNorm(nn.Cell):
 
 
 class GroupNorm(nn.GroupNorm):
-    """``nn.GroupNorm`` computed in float32: (batch, channels, height, width) -> the same shape and type."""
+    """Group normalisation computed in float32: (batch, channels, height, width) -> the same shape and type.
+
+    Written as means over rows and one scale and shift for each channel of each picture: on a CPU MindSpore's own
+    kernel takes twice to three times as long, forward and backward.
+    """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-6) -> None:
         if num_channels % num_groups:
@@ -44,14 +48,16 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(num_groups, num_channels, eps=eps)
 
     def construct(self, x: Tensor) -> Tensor:
-        normalized = ops.group_norm(
-            x.astype(ms.float32),
-            self.num_groups,
-            self.gamma.astype(ms.float32),
-            self.beta.astype(ms.float32),
-            self.eps,
-        )
-        return normalized.astype(x.dtype)
+        batch, channels, height, width = x.shape
+        groups = x.astype(ms.float32).reshape(batch * self.num_groups, -1)  # (batch * groups, values)
+        centred = groups - groups.mean(-1, keep_dims=True)
+        deviation = ops.rsqrt((centred * centred).mean(-1, keep_dims=True) + self.eps)  # (batch * groups, 1)
+        gamma = self.gamma.astype(ms.float32).reshape(1, self.num_groups, -1)
+        scale = deviation.reshape(batch, self.num_groups, 1) * gamma  # (batch, groups, channels / groups)
+        shift = ops.tile(self.beta.astype(ms.float32), (batch,))  # (batch * channels,)
+        planes = centred.reshape(batch * channels, height * width)
+        normalized = planes * scale.reshape(batch * channels, 1) + shift.expand_dims(-1)
+        return normalized.reshape(batch, channels, height, width).astype(x.dtype)
 
 
 class AdaLayerNorm(nn.Cell):

@@ -35,6 +35,7 @@ TYPE_NAMES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+MAX_HEADER = 100_000_000  # bytes; the library reads no longer one
 
 
 def read_safetensors(path: Path) -> dict[str, LazyTensor]:
@@ -63,13 +64,32 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a whole file says of itself beside its tensors."""
+    with safe_open(path, framework="numpy") as reader:
+        return reader.metadata() or {}
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     """Writes ``tensors``, whole or not at all, holding one of them at a time.
 
     Raises:
         ValueError: an element type that the format does not have.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # without it transformers refuses the file
+    header = encode_header(tensors, {"format": "pt"})  # without it transformers refuses the file
+    with atomic_file(path) as file:
+        file.write(header)
+        for tensor in tensors.values():
+            tensor.write_to(file)
+
+
+def encode_header(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> bytes:
+    """What a file begins with: its length in eight bytes, then JSON, ``metadata`` first.
+
+    Raises:
+        ValueError: an element type that the format does not have; or more than a reader accepts.
+    """
+    header: dict[str, object] = {"__metadata__": metadata}
     position = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in TYPE_NAMES:
@@ -77,12 +97,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
         end = position + stored_bytes(tensor)
         header[name] = {"dtype": TYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [position, end]}
         position = end
-    text = json.dumps(header).encode()
+    text = json.dumps(header, ensure_ascii=False).encode()  # refuses what is not text, as readers do
     text += b" " * (-len(text) % 8)  # the data begin at a multiple of eight
-    with atomic_file(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors.values():
-            tensor.write_to(file)
+    if len(text) > MAX_HEADER:
+        raise ValueError(
+            f"Names and metadata take {len(text)} bytes, safetensors allows {MAX_HEADER}: "
+            "keep long lists as tensors, not in the metadata."
+        )
+    return struct.pack("<Q", len(text)) + text
 
 
 def stored_bytes(tensor: LazyTensor) -> int:

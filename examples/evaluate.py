@@ -1,0 +1,210 @@
+"""How often does a model draw what the prompt says? Generates pictures of many prompts, reads them and counts.
+
+    python examples/evaluate.py --count 500
+
+Without --prompts the prompts are of the demo data, half of them of one shape and half of two, in combinations that
+were held out of training; every picture is read by the demo data's oracle. With --prompts they come from a file; those
+in the demo data's words are read too, of the others there is only the speed. Writes into --output:
+
+    report.json   settings, numbers, and for each prompt its seed, its picture and what was read
+    grid.png      24 of the pictures, the wrong ones marked
+    pictures/     every picture, with --save-pictures or --prompts
+"""
+
+import argparse
+import inspect
+import json
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+import common
+import mindspore as ms
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import mindone_vq
+from mindone_vq import VQDiffusionPipeline
+from mindone_vq.demo import MODEL, SETTINGS
+from mindone_vq.demo.evaluation import Scores, score, understand
+from mindone_vq.demo.shapes import Scene, caption, random_scene
+from mindone_vq.pictures import enlarge, grid
+from mindone_vq.weights.files import atomic_file, write_json
+
+PAIRS = {"one": 0.0, "two": 1.0, "both": 0.5}
+DEFAULT_COUNT = 500
+GRID_PICTURES, GRID_COLUMNS, GRID_SIDE = 24, 6, 192
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = common.parser(__doc__, "outputs/evaluate")
+    parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help="a pipeline folder or a hub id [the bundled model]")
+    parser.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [the model's setting]")
+    parser.add_argument("--truncation-rate", type=float, help="share of probability kept [the model's setting]")
+    parser.add_argument("--batch-size", type=int, default=50, help="pictures at a time [%(default)s]")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help='one a line, or .jsonl with "text" in each line')
+    parser.add_argument("--count", type=int, help=f"prompts to make [{DEFAULT_COUNT}], or to take of the file [all]")
+    share = parser.add_mutually_exclusive_group()
+    share.add_argument("--kind", choices=PAIRS, help="prompts of one shape, of two, or half and half [both]")
+    share.add_argument("--pairs", type=float, metavar="0..1", help="share of prompts of two shapes")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--held-out", action="store_true", help="combinations held out of training [the default]")
+    chosen.add_argument("--all", action="store_true", help="any combinations")
+    parser.add_argument("--save-pictures", action="store_true", help="write every picture, not only the grid")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    options = parse_arguments(arguments)
+    check(options)
+    scenes, prompts = read_prompts(options) if options.prompts else make_prompts(options)
+    dtype = common.set_up(options)
+    settings = find_settings(options)
+
+    print(f"Loading {options.model or 'the bundled model'} ...")
+    pipe = VQDiffusionPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
+    pictures, seconds = generate(pipe, prompts, options, settings)
+
+    readable = [i for i, scene in enumerate(scenes) if scene]
+    scores = score([scenes[i] for i in readable], [pictures[i] for i in readable]) if readable else None
+    entries = [{"prompt": prompt, "seed": options.seed + i, "file": None} for i, prompt in enumerate(prompts)]
+    for i, found, right in zip(readable, scores.found, scores.right) if scores else ():
+        entries[i].update(right=right, shown=caption(found) if found else None)
+    if options.save_pictures or options.prompts:
+        for i, picture in enumerate(pictures):
+            entries[i]["file"] = f"pictures/{i:06d}.png"
+            with atomic_file(options.output / entries[i]["file"]) as file:
+                picture.save(file, format="PNG")
+    common.save(overview(pictures, entries), options.output / "grid.png")
+    speed = measure(seconds, min(options.batch_size, len(prompts)))
+    write_json(options.output / "report.json", report(options, settings, speed, scores, entries))
+    print(f"Wrote {options.output / 'report.json'}.")
+    print(f"{len(prompts)} pictures, {speed['seconds']:.1f} s; {speed['pictures_per_second']:.3g} pictures a second.")
+    print(scores if scores else "No prompt is of the demo data: nothing was read.")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Mistakes are told before a model is loaded."""
+    for name, value in (("--count", options.count), ("--batch-size", options.batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
+    if options.pairs is not None and not 0 <= options.pairs <= 1:
+        raise ValueError(f"--pairs is {options.pairs}; it must be from 0 to 1.")
+    if options.prompts and (options.kind or options.pairs is not None or options.held_out or options.all):
+        raise ValueError("--kind, --pairs, --held-out and --all choose prompts of the demo data: leave out --prompts.")
+
+
+def make_prompts(options: argparse.Namespace) -> tuple[list[Optional[Scene]], list[str]]:
+    """Scenes of the demo data, those of one shape first, and each in words; ``--seed`` chooses them."""
+    count = options.count or DEFAULT_COUNT
+    twos = round(count * (PAIRS[options.kind or "both"] if options.pairs is None else options.pairs))
+    rng = np.random.default_rng(options.seed)
+    held_out = None if options.all else True
+    scenes = [random_scene(rng, pairs=float(i >= count - twos), held_out=held_out) for i in range(count)]
+    return scenes, [caption(scene, rng) for scene in scenes]
+
+
+def read_prompts(options: argparse.Namespace) -> tuple[list[Optional[Scene]], list[str]]:
+    """The file's prompts, and the scene of those that are of the demo data."""
+    if not options.prompts.is_file():
+        raise FileNotFoundError(f"{options.prompts} is no file; --prompts takes a text file or a .jsonl file.")
+    prompts = []
+    for number, line in enumerate(options.prompts.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        prompts.append(line.strip())
+        if options.prompts.suffix == ".jsonl":
+            try:
+                prompts[-1] = str(json.loads(line)["text"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f'line {number} of {options.prompts} is no JSON object with "text": {line}') from error
+    if not prompts:
+        raise ValueError(f"{options.prompts} holds no prompt; write one on each line.")
+    prompts = prompts[: options.count]
+    return [understand(prompt) for prompt in prompts], prompts
+
+
+def find_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Guidance and truncation: as given, else the bundled model's, else the pipeline's defaults."""
+    names = ("guidance_scale", "truncation_rate")
+    defaults = inspect.signature(VQDiffusionPipeline.__call__).parameters
+    settings = {name: defaults[name].default for name in names}
+    settings.update({} if options.model else SETTINGS)
+    settings.update({name: getattr(options, name) for name in names if getattr(options, name) is not None})
+    return settings
+
+
+def generate(
+    pipe: VQDiffusionPipeline, prompts: list[str], options: argparse.Namespace, settings: dict[str, Any]
+) -> tuple[list[Image.Image], list[float]]:
+    """A picture of each prompt, and the seconds that each batch took."""
+    pipe.set_progress_bar_config(disable=True)
+    size = min(options.batch_size, len(prompts))
+    pictures, seconds = [], []
+    for start in tqdm(range(0, len(prompts), size), unit="batch"):
+        # The last batch is filled up: with fewer pictures everything would compile again.
+        batch = prompts[start : start + size]
+        filled = batch + [""] * (size - len(batch))
+        began = time.perf_counter()
+        images = pipe(
+            filled,
+            num_inference_steps=options.steps,
+            generator=[options.seed + start + i for i in range(size)],
+            **settings,
+        )[0]
+        seconds.append(time.perf_counter() - began)
+        pictures += images[: len(batch)]
+    return pictures, seconds
+
+
+def measure(seconds: list[float], batch_size: int) -> dict[str, Any]:
+    """Speed without the first batch, which compiles, where there is another."""
+    rest = seconds[1:] or seconds
+    return {
+        "seconds": sum(seconds),
+        "seconds_of_batches": seconds,
+        "pictures_per_second": batch_size * len(rest) / sum(rest),
+        "with_compilation": len(seconds) == 1,
+    }
+
+
+def report(
+    options: argparse.Namespace, settings: dict[str, Any], speed: dict, scores: Optional[Scores], entries: list[dict]
+) -> dict[str, Any]:
+    """The content of report.json."""
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    if not options.prompts:
+        given.update(count=len(entries), held_out=not options.all)
+        given["kind"] = options.kind or (None if options.pairs is not None else "both")
+    versions = {"mindone_vq": mindone_vq.__version__, "mindspore": ms.__version__}
+    device = ms.get_context("device_target")
+    model = options.model or f"bundled: {MODEL.name}"
+    return {
+        "settings": {**given, **settings, "model": model, "device": device, "versions": versions},
+        "speed": speed,
+        "scores": scores.to_dict() if scores else None,
+        "pictures": entries,
+    }
+
+
+def overview(pictures: list[Image.Image], entries: list[dict]) -> Image.Image:
+    """Pictures from first to last, evenly spaced, each below its prompt."""
+    chosen = np.linspace(0, len(pictures) - 1, min(GRID_PICTURES, len(pictures))).astype(int)
+    cells = [grid([[enlarge(pictures[i], GRID_SIDE)]], [label(entries[i])]) for i in chosen]
+    size = cells[0].width, max(cell.height for cell in cells)
+    padded = []
+    for cell in cells:
+        padded.append(Image.new("RGB", size, "white"))
+        padded[-1].paste(cell, (0, size[1] - cell.height))  # pictures of a row side by side, whatever their labels
+    return grid([padded[i : i + GRID_COLUMNS] for i in range(0, len(padded), GRID_COLUMNS)])
+
+
+def label(entry: dict) -> str:
+    if entry.get("right", True):
+        return entry["prompt"]
+    return f"WRONG: {entry['prompt']} (shows: {entry['shown'] or 'nothing that could be read'})"
+
+
+if __name__ == "__main__":
+    common.run(main)

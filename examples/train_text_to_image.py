@@ -1,0 +1,16 @@
+"""Trains text to image on captioned pictures: from scratch around a VQ-VAE, or an existing pipeline further.
+
+    python examples/train_text_to_image.py DATA --vqvae outputs/vqvae --output outputs/my_model
+    python examples/train_text_to_image.py DATA --model-from PIPELINE --output outputs/my_model
+    msrun --worker_num 8 --local_worker_num 8 examples/train_text_to_image.py DATA ...
+
+DATA is an image folder with metadata.jsonl (file_name, text), or MindRecord. --config FILE reads any of the options
+below from YAML. --output becomes a pipeline folder; --resume continues a run that was cut off.
+"""
+
+import common
+
+from mindone_vq.training.text_to_image_training import TextToImageSettings, TextToImageTraining
+
+if __name__ == "__main__":
+    common.run_training(TextToImageSettings, TextToImageTraining, __doc__)

@@ -1,0 +1,14 @@
+"""Trains the VQ-VAE, pictures to codes and back, from scratch.
+
+    python examples/train_vqvae.py DATA --output outputs/vqvae
+
+DATA is a folder of pictures (with or without metadata.jsonl), or MindRecord. --config FILE reads any of the options
+below from YAML. The model is written into --output at the end; --resume continues a run that was cut off.
+"""
+
+import common
+
+from mindone_vq.training.codec_training import CodecSettings, CodecTraining
+
+if __name__ == "__main__":
+    common.run_training(CodecSettings, CodecTraining, __doc__)

@@ -1,0 +1,223 @@
+"""Do pictures show what was asked for? Scores of generated pictures of the demo data, by its oracle ``read``."""
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+import numpy as np
+from PIL import Image
+
+from mindone_vq.demo.shapes import (
+    BACKGROUND_WORDS,
+    COLOURS,
+    KINDS,
+    RELATION_WORDS,
+    REVERSED_WORDS,
+    SENTENCES,
+    SIDE,
+    SIZE_WORDS,
+    Scene,
+    Shape,
+    read,
+)
+
+SHAPE_PROPERTIES = ("size", "colour", "kind")
+Z = 1.959964  # of 95 % in a normal distribution
+
+
+@dataclass(frozen=True)
+class Share:
+    """``hits`` out of ``count``, at least one."""
+
+    hits: int
+    count: int
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval, which stays within 0 and 1 and is sound near both."""
+        n, p = self.count, self.value
+        middle = p + Z**2 / (2 * n)
+        reach = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+        low, high = (middle - reach) / (1 + Z**2 / n), (middle + reach) / (1 + Z**2 / n)
+        # At the ends the formula gives exactly 0 and 1, but for rounding.
+        return (0.0 if self.hits == 0 else low, 1.0 if self.hits == n else high)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"hits": self.hits, "count": self.count, "share": self.value, "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Of the pictures that were to show one shape, or of those that were to show two.
+
+    exact: show exactly what was asked for.
+    unread: pictures that no scene was read from; they are wrong in every property.
+    properties: number (of shapes), background, size, colour, kind, and of two shapes relation. Size, colour and kind
+        are counted for each shape that was asked for; a shape that is missing is wrong in all three.
+    """
+
+    exact: Share
+    unread: int
+    properties: dict[str, Share]
+
+    def to_dict(self) -> dict[str, Any]:
+        properties = {name: share.to_dict() for name, share in self.properties.items()}
+        return {"exact": self.exact.to_dict(), "unread": self.unread, "properties": properties}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """found: what each picture shows; right: whether it is what was asked for; one, two: None without such a picture.
+
+    ``str`` gives a few lines for people, ``to_dict`` the numbers for JSON.
+    """
+
+    found: tuple[Optional[Scene], ...]
+    right: tuple[bool, ...]
+    one: Optional[GroupScores]
+    two: Optional[GroupScores]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: group.to_dict() if group else None for name, group in (("one", self.one), ("two", self.two))}
+
+    def __str__(self) -> str:
+        lines = []
+        for title, group in (("one shape", self.one), ("two shapes", self.two)):
+            if group is None:
+                continue
+            low, high = group.exact.interval
+            lines.append(
+                f"{title}: {group.exact.hits} of {group.exact.count} exactly as asked for = "
+                f"{group.exact.value:.1%} (95 %: {low:.1%} to {high:.1%})"
+            )
+            lines.append("  " + ", ".join(f"{name} {share.value:.1%}" for name, share in group.properties.items()))
+            lines.append(f"  no scene was read from {group.unread}")
+        return "\n".join(lines)
+
+
+def score(scenes: Sequence[Scene], pictures: Sequence[Union[np.ndarray, Image.Image]]) -> Scores:
+    """Reads every picture and compares it with the scene that was asked for.
+
+    Args:
+        scenes: what was asked for.
+        pictures: one for each scene: PIL pictures, or arrays (height, width, 3) uint8. Those that are not ``SIDE`` x
+            ``SIDE`` are resized, because the oracle reads no other size.
+
+    Raises:
+        ValueError: there are more or fewer pictures than scenes, or none, or one is no such array.
+    """
+    if len(scenes) != len(pictures) or not scenes:
+        raise ValueError(f"{len(scenes)} scenes and {len(pictures)} pictures given: give one picture for each scene.")
+    found = tuple(read(_pixels(picture)) for picture in pictures)
+    groups = []
+    for has_two in (False, True):
+        pairs = [pair for pair in zip(scenes, found) if (pair[0].second is not None) == has_two]
+        groups.append(_group(pairs) if pairs else None)
+    return Scores(found, tuple(asked == shown for asked, shown in zip(scenes, found)), *groups)
+
+
+def understand(text: str) -> Optional[Scene]:
+    """The scene that a caption of the demo data describes; None of any other text."""
+    for pattern in _PATTERNS:
+        match = pattern.fullmatch(" ".join(text.lower().split()))
+        if match:
+            break
+    else:
+        return None
+    first, between, second, ground = (match[name] for name in ("first", "between", "second", "ground"))
+    background = _meaning(ground, BACKGROUND_WORDS)
+    if second is None:
+        return Scene(background, _shape(first))
+    shapes = _shape(first), _shape(second)
+    if (shapes[0].colour, shapes[0].kind) == (shapes[1].colour, shapes[1].kind):
+        return None  # the demo data has no such scene
+    relation = _meaning(between, RELATION_WORDS)
+    if relation is None:
+        return Scene(background, shapes[1], shapes[0], _meaning(between, REVERSED_WORDS))
+    return Scene(background, *shapes, relation)
+
+
+def _group(pairs: Sequence[tuple[Scene, Optional[Scene]]]) -> GroupScores:
+    compared = [_compare(asked, shown) for asked, shown in pairs]
+    properties = {}
+    for name in compared[0]:
+        answers = [answer for properties_of_one in compared for answer in properties_of_one[name]]
+        properties[name] = Share(sum(answers), len(answers))
+    exact = Share(sum(asked == shown for asked, shown in pairs), len(pairs))
+    return GroupScores(exact, sum(shown is None for _, shown in pairs), properties)
+
+
+def _compare(asked: Scene, shown: Optional[Scene]) -> dict[str, list[bool]]:
+    """For each property whether it is right; for those of shapes one answer for each shape asked for."""
+    wanted, seen = _shapes(asked), _shapes(shown)
+    filled = (*seen, *[None] * (len(wanted) - len(seen)))
+    # Which shape is which is not told: the assignment that agrees best, so that two shapes that have changed places
+    # are wrong in their relation and not in their colours. The order of the words comes first, and wins a tie.
+    match = max(itertools.permutations(filled, len(wanted)), key=lambda chosen: _agreement(wanted, chosen))
+    result = {
+        "number": [len(wanted) == len(seen)],
+        "background": [shown is not None and asked.background == shown.background],
+    }
+    for name in SHAPE_PROPERTIES:
+        result[name] = [_agree(shape, other, name) for shape, other in zip(wanted, match)]
+    if asked.second is not None:
+        in_order = len(seen) == 2 and match == seen
+        result["relation"] = [in_order and asked.relation == shown.relation]
+    return result
+
+
+def _shapes(scene: Optional[Scene]) -> tuple[Shape, ...]:
+    return () if scene is None else tuple(shape for shape in (scene.first, scene.second) if shape is not None)
+
+
+def _agree(shape: Shape, other: Optional[Shape], name: str) -> bool:
+    return other is not None and getattr(shape, name) == getattr(other, name)
+
+
+def _agreement(shapes: Sequence[Shape], others: Sequence[Optional[Shape]]) -> int:
+    return sum(_agree(shape, other, name) for shape, other in zip(shapes, others) for name in SHAPE_PROPERTIES)
+
+
+def _pixels(picture: Union[np.ndarray, Image.Image]) -> np.ndarray:
+    """(SIDE, SIDE, 3) uint8."""
+    if isinstance(picture, Image.Image):
+        picture = np.asarray(picture.convert("RGB"))
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+        raise ValueError(
+            f"a picture is an array of {picture.dtype} {picture.shape}; it must be uint8 (height, width, 3)."
+        )
+    if picture.shape[:2] != (SIDE, SIDE):
+        picture = np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.BICUBIC))
+    return picture
+
+
+def _any_of(*tables: dict[str, Sequence[str]]) -> str:
+    return "|".join(re.escape(words) for table in tables for options in table.values() for words in options)
+
+
+def _meaning(words: str, table: dict[str, Sequence[str]]) -> Optional[str]:
+    return next((name for name, options in table.items() if words in options), None)
+
+
+def _shape(words: str) -> Shape:
+    _, size, colour, kind = words.split()
+    return Shape(_meaning(size, SIZE_WORDS), colour, kind)
+
+
+def _patterns() -> list[re.Pattern]:
+    """One for each form of sentence that ``caption`` has."""
+    shape = rf"a (?:{_any_of(SIZE_WORDS)}) (?:{'|'.join(COLOURS)}) (?:{'|'.join(KINDS)})"
+    between = _any_of(RELATION_WORDS, REVERSED_WORDS)
+    what = rf"(?P<first>{shape})(?: (?P<between>{between}) (?P<second>{shape}))?"
+    ground = rf"(?P<ground>{_any_of(BACKGROUND_WORDS)})"
+    return [re.compile(sentence.format(what=what, ground=ground)) for sentence in SENTENCES]
+
+
+_PATTERNS = _patterns()

@@ -1,0 +1,1 @@
+"""Training: settings, logs and what runs a model over its data."""

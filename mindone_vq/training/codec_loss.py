@@ -1,0 +1,57 @@
+"""What the VQ-VAE is trained on: reconstruction, and the distance between latents and codebook."""
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindone_vq.models.vq_model import VQModel
+
+
+class CodecLoss(nn.Cell):
+    """L1 and L2 between picture and reconstruction, and the codebook's terms (VQ-VAE, arXiv 1711.00937, equation 3).
+
+    Args:
+        model: what is trained.
+        l1_weight, l2_weight: of mean absolute and mean squared error; pictures are in [-1, 1].
+        commitment_weight: of the term that draws latents to their code.
+        codebook_weight: of the term that draws codes to their latents; 0: the codebook learns otherwise.
+    """
+
+    def __init__(
+        self,
+        model: VQModel,
+        l1_weight: float = 1.0,
+        l2_weight: float = 1.0,
+        commitment_weight: float = 0.25,
+        codebook_weight: float = 1.0,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.l1_weight, self.l2_weight = l1_weight, l2_weight
+        self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
+
+    def construct(self, pictures: Tensor, quantized: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The loss of a batch.
+
+        Args:
+            pictures: (batch, channels, height, width) uint8.
+            quantized: scalar; 1: the decoder sees codes; 0: it sees the latents, for a start without a codebook.
+
+        Returns:
+            The loss; and L1, L2, commitment (scalars), the latents (pixels, vq_embed_dim), their codes (pixels,).
+        """
+        pictures = pictures.astype(ms.float32) / 127.5 - 1.0
+        grid = self.model.encode(pictures)[0].astype(ms.float32)  # (batch, channels, h, w)
+        batch, channels, height, width = grid.shape
+        latents = grid.transpose(0, 2, 3, 1).reshape(-1, channels)  # (pixels, channels)
+        codes = self.model.quantize.nearest(ops.stop_gradient(latents))
+        entries = ops.gather(self.model.quantize.embedding.embedding_table, codes, 0).astype(ms.float32)
+        commitment = ops.square(latents - ops.stop_gradient(entries)).mean() * quantized
+        seen = latents + ops.stop_gradient(entries - latents) * quantized  # straight through (section 3.2)
+        seen = seen.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
+        difference = self.model.decode_quantized(seen).astype(ms.float32) - pictures
+        l1, l2 = ops.abs(difference).mean(), ops.square(difference).mean()
+        loss = self.l1_weight * l1 + self.l2_weight * l2 + self.commitment_weight * commitment
+        if self.codebook_weight > 0:
+            to_latents = ops.square(ops.stop_gradient(latents) - entries).mean() * quantized
+            loss = loss + self.codebook_weight * to_latents
+        return loss, (l1, l2, commitment, ops.stop_gradient(latents), codes)

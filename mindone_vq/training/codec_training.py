@@ -1,0 +1,192 @@
+"""Training the VQ-VAE on pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor
+from PIL import Image
+
+from mindone_vq.models.vq_model import VQModel
+from mindone_vq.pictures import grid
+from mindone_vq.training.batches import PixelBatches, to_model_range, to_pixels
+from mindone_vq.training.codebook import CodebookAverage, k_means
+from mindone_vq.training.codec_loss import CodecLoss
+from mindone_vq.training.data import open_dataset
+from mindone_vq.training.devices import Devices
+from mindone_vq.training.run import RunSettings, Training
+from mindone_vq.training.settings import option
+from mindone_vq.training.updates import Updates
+
+PREVIEW_PICTURES = 8
+POINTS_PER_CODE = 32  # latents that k-means starts the codebook from
+MODEL = {
+    "block_out_channels": [64, 128, 256],
+    "layers_per_block": 1,
+    "latent_channels": 64,
+    "num_vq_embeddings": 1024,
+    "norm_num_groups": 32,
+}
+
+
+@dataclass(frozen=True)
+class CodecSettings(RunSettings):
+    """Settings of ``CodecTraining``."""
+
+    output: Path = option(Path("outputs/vqvae"), "the folder of the run: model, checkpoints, log, previews")
+    size: int = option(64, "side of the pictures, in pixels", minimum=8)
+    crop: Literal["center", "random"] = option("center", "which square of a picture that is longer than wide")
+    flip: bool = option(False, "turn every second picture left to right")
+    model: dict[str, Any] = option(MODEL, "arguments of VQModel")
+    model_from: str = option("", "a folder or hub id whose VQModel is trained further, instead of --model")
+    l1_weight: float = option(1.0, "of the mean absolute error", minimum=0)
+    l2_weight: float = option(1.0, "of the mean squared error", minimum=0)
+    commitment_weight: float = option(0.25, "of the term that draws latents to their code", minimum=0)
+    codebook: Literal["ema", "loss"] = option("ema", "the codebook follows running means, or a term of the loss")
+    codebook_decay: float = option(0.99, "of those running means", minimum=0, maximum=0.999999)
+    codebook_weight: float = option(1.0, "of that term", above=0)
+    dead_below: float = option(0.1, "latents in a batch, as a running mean, below which a code is dead", minimum=0)
+    quantize_from: int = option(0, "step at which k-means makes the codebook; before it there is none", minimum=0)
+    memory_limit: int = option(512 * 2**20, "bytes of decoded pictures kept in memory", minimum=0)
+
+
+def make_model(settings: CodecSettings) -> VQModel:
+    """The VQ-VAE that the settings describe, with the weights that its seed gives, or the one to train further."""
+    if settings.model_from:
+        return load_codec(settings.model_from)
+    ms.set_seed(settings.seed)
+    arguments = {"sample_size": settings.size, **settings.model}
+    levels = len(arguments.get("block_out_channels", (64,)))
+    arguments.setdefault("down_block_types", ["DownEncoderBlock2D"] * levels)
+    arguments.setdefault("up_block_types", ["UpDecoderBlock2D"] * levels)
+    try:
+        return VQModel(**arguments)
+    except TypeError as error:
+        raise ValueError(f"model is {settings.model}, which VQModel does not take: {error}.") from error
+
+
+def load_codec(source: str) -> VQModel:
+    """A VQModel from its own folder, or from a pipeline's."""
+    inside = Path(source).is_dir() and (Path(source) / "vqvae").is_dir()
+    return VQModel.from_pretrained(source, subfolder="vqvae" if inside else "")
+
+
+class CodecTraining(Training):
+    """Trains a VQ-VAE (arXiv 1711.00937) on a folder of pictures."""
+
+    def __init__(self, settings: CodecSettings, devices: Devices) -> None:
+        super().__init__(settings, devices)
+        self.dataset = open_dataset(settings.data, captions_required=False)
+        self.model = make_model(settings)
+        if settings.size % self.model.downscale:
+            raise ValueError(
+                f"size is {settings.size}; it must be a multiple of {self.model.downscale}, by which this model "
+                "makes a picture smaller."
+            )
+        self.codebook = self.model.quantize.embedding.embedding_table
+        self.average = None
+        if settings.codebook == "ema":
+            self.codebook.requires_grad = False
+            self.average = CodebookAverage(self.codebook, settings.codebook_decay, settings.dead_below, devices.count)
+            self._average = ms.jit(self.average, fullgraph=True)
+        loss = CodecLoss(
+            self.model,
+            settings.l1_weight,
+            settings.l2_weight,
+            settings.commitment_weight,
+            settings.codebook_weight if settings.codebook == "loss" else 0.0,
+        )
+        self.updates = Updates(loss, self.model.trainable_params(), settings, devices)
+        self.batches = PixelBatches(
+            self.dataset,
+            settings.size,
+            settings.batch_size // settings.accumulation,
+            settings.seed,
+            rank=devices.rank,
+            world_size=devices.count,
+            crop=settings.crop,
+            flip=settings.flip,
+            memory_limit=settings.memory_limit,
+        )
+        self.counts = np.zeros(self.codebook.shape[0])
+
+    def advance(self) -> dict[str, float]:
+        settings = self.settings
+        if self.step == settings.quantize_from and not settings.model_from:
+            self._start_codebook()
+        quantized = np.float32(self.step >= settings.quantize_from)
+        parts = []
+        for i in range(settings.accumulation):
+            parts.append((self.batches.batch(self.step * settings.accumulation + i), quantized))
+        update = self.updates(self.step, self.learning_rate.at(self.step), parts)
+        values = {"loss": update.loss, "gradient_norm": update.norm}
+        reports = [[float(each.asnumpy()) for each in report[:3]] for report in update.reports]
+        values["l1"], values["l2"], values["commitment"] = (float(np.mean(column)) for column in zip(*reports))
+        values["psnr"] = 10 * np.log10(4 / max(values["l2"], 1e-10))  # pictures are 2 from black to white
+        for _, _, _, latents, codes in update.reports:
+            self.counts += np.bincount(codes.asnumpy(), minlength=len(self.counts))
+            if self.average is not None and quantized:
+                values["dead_codes"] = self._move_codebook(latents, codes)
+        return values
+
+    def _move_codebook(self, latents: Tensor, codes: Tensor) -> float:
+        rng = np.random.default_rng((self.settings.seed, self.step, 1))
+        candidates = rng.integers(0, latents.shape[0], len(self.counts)).astype(np.int32)
+        first = Tensor(float(self.devices.first), ms.float32)
+        _, dead = self._average(latents, codes, Tensor(candidates), first)
+        return float(dead.asnumpy())
+
+    def _start_codebook(self) -> None:
+        """Puts the codes where the latents of the coming batches are."""
+        latents = ms.jit(self.model.encode, fullgraph=True)
+        needed, points, step = POINTS_PER_CODE * len(self.counts), [], self.step * self.settings.accumulation
+        while sum(map(len, points)) < needed:
+            pixels = to_model_range(self.batches.batch(step))
+            grid_of_latents = latents(Tensor(pixels))[0].asnumpy()  # (batch, channels, h, w)
+            rows = grid_of_latents.transpose(0, 2, 3, 1).reshape(-1, grid_of_latents.shape[1])
+            points.append(self.devices.gather(rows))
+            step += 1
+        rng = np.random.default_rng((self.settings.seed, self.step, 2))
+        codebook = k_means(np.concatenate(points), len(self.counts), rng)
+        if self.average is not None:
+            self.average.restart(codebook)
+        else:
+            self.codebook.copy_(Tensor(codebook))
+
+    def window(self) -> dict[str, float]:
+        """The share of codes that were used since the last time, and the perplexity of their frequencies."""
+        p = self.counts / max(self.counts.sum(), 1)
+        used = p > 0
+        entropy = -(p[used] * np.log(p[used])).sum()
+        self.counts[:] = 0
+        return {"codebook_usage": float(used.mean()), "codebook_perplexity": float(np.exp(entropy))}
+
+    def previews(self) -> dict[str, Image.Image]:
+        """Pictures above, their reconstructions below."""
+        count = min(PREVIEW_PICTURES, len(self.dataset))
+        pixels = np.stack([to_pixels(self.dataset.picture(i), self.settings.size) for i in range(count)])
+        with self.updates:
+            decoded = self.reconstruct(pixels)
+        rows = [[Image.fromarray(each.transpose(1, 2, 0)) for each in row] for row in (pixels, decoded)]
+        return {"reconstructions": grid(rows)}
+
+    def reconstruct(self, pixels: np.ndarray) -> np.ndarray:
+        """(batch, 3, size, size) uint8 through the codes and back."""
+        latents = self.model.encode(Tensor(to_model_range(pixels)))[0]
+        quantized, _, _ = self.model.quantize(latents)
+        decoded = self.model.decode_quantized(quantized).asnumpy()
+        return ((decoded / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
+
+    def extra_parameters(self) -> list[Parameter]:
+        """The codebook and its running means, where no gradient moves it."""
+        return [] if self.average is None else [self.codebook, *self.average.state()]
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "dataset": self.dataset.fingerprint()}
+
+    def save(self, folder: Path) -> None:
+        """config.json and the weights, as ``VQModel.from_pretrained`` reads them."""
+        with self.updates:
+            self.model.save_pretrained(folder)

@@ -1,0 +1,281 @@
+"""What is learned from: captioned pictures in a folder or in MindRecord files."""
+
+import hashlib
+import io
+import json
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Optional, Union
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mindone_vq.training.mindrecord import Records, record_files
+
+METADATA = "metadata.jsonl"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+EXPECTED = (
+    f"Expected a folder of pictures with {METADATA} (a line for each: file_name, caption), "
+    "a MindRecord file or a folder of them; where captions are not needed, also a folder of pictures alone."
+)
+NAMED_AT_MOST = 5
+HEADER_THREADS = 8  # opening files is waiting, not computing
+
+
+class UnreadablePicture(ValueError):
+    """A picture whose header is good and whose body cannot be decoded."""
+
+
+@dataclass
+class Problems:
+    """What is wrong in a dataset: the names of the entries, by kind. All but ``undecodable`` are left out."""
+
+    total: int = 0  # entries, usable or not
+    malformed: list[str] = field(default_factory=list)  # lines of metadata that are no JSON object with a file_name
+    outside: list[str] = field(default_factory=list)  # names that leave the folder
+    uncaptioned: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)  # no header of a picture
+    undecodable: list[str] = field(default_factory=list)  # found only when the picture was read
+
+    @property
+    def left_out(self) -> int:
+        return sum(len(names) for names, *_ in self._kinds())
+
+    def summary(self) -> str:
+        """One line: how many entries were left out and why, with at most five names for each kind."""
+        parts = [f"{len(x):,} {one if len(x) == 1 else many} ({_some(x)})" for x, one, many in self._kinds() if x]
+        count = f"{self.left_out:,}" if parts else "none"
+        line = f"{count} of {self.total:,} entries {'was' if self.left_out == 1 else 'were'} left out"
+        if parts:
+            line += f": {', '.join(parts)}"
+        if self.undecodable:
+            number = len(self.undecodable)
+            pictures = "picture" if number == 1 else "pictures"
+            line += f"; {number:,} {pictures} could not be decoded when read ({_some(self.undecodable)})"
+        return line
+
+    def _kinds(self) -> list[tuple[list[str], str, str]]:
+        return [
+            (self.malformed, "malformed line", "malformed lines"),
+            (self.outside, "file name that leaves the folder", "file names that leave the folder"),
+            (self.missing, "missing file", "missing files"),
+            (self.unreadable, "unreadable picture", "unreadable pictures"),
+            (self.uncaptioned, "without a caption", "without a caption"),
+        ]
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - NAMED_AT_MOST
+    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more:,} more" if more > 0 else "")
+
+
+class CaptionedPictures(ABC):
+    """Pictures with captions, in an order that is always the same; made by ``open_dataset``.
+
+    Attributes:
+        captions: one for each picture; empty where there is none and none is required.
+        problems: what was left out, and what could not be decoded so far.
+    """
+
+    def __init__(self, names: list[str], captions: list[str], problems: Problems, files: list[list[Any]]):
+        self.captions, self.problems = captions, problems
+        self._names, self._files, self._lock = names, files, threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        """What to call a picture in a message: its file relative to the folder, or the number of its record."""
+        return self._names[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """A picture in RGB.
+
+        Raises:
+            UnreadablePicture: it cannot be decoded; from then on it is among ``problems.undecodable``.
+        """
+        try:
+            with Image.open(self._source(index)) as picture:
+                return to_rgb(picture)
+        except Exception as error:  # decoders raise anything for bytes that are not what they should be
+            name = self.name(index)
+            with self._lock:  # several threads may read
+                if name not in self.problems.undecodable:
+                    self.problems.undecodable.append(name)
+            raise UnreadablePicture(f"{name} cannot be decoded: {error}. Replace it, or take it out.") from error
+
+    def fingerprint(self) -> str:
+        """sha256, in hexadecimal, over names, captions and the sizes and times of files: equal means unchanged."""
+        digest = hashlib.sha256()
+        for part in (self._names, self.captions, self._files):
+            digest.update(json.dumps(part).encode() + b"\n")
+        return digest.hexdigest()
+
+    @abstractmethod
+    def _source(self, index: int) -> Union[Path, BinaryIO]:
+        """Where the encoded picture is."""
+
+
+class FolderPictures(CaptionedPictures):
+    """Picture files below a folder.
+
+    Args:
+        folder: where the names start.
+        entries: (name, caption) of files that may turn out to be missing or unreadable.
+        problems: of the entries that were left out before; added to.
+    """
+
+    def __init__(self, folder: Path, entries: list[tuple[str, str]], problems: Problems):
+        self._folder = folder
+        distinct = list(dict.fromkeys(name for name, _ in entries))  # a picture may have several captions
+        with ThreadPoolExecutor(HEADER_THREADS) as pool:
+            found = dict(zip(distinct, pool.map(self._look, distinct)))
+        problems.missing += [name for name, _ in entries if found[name] is None]
+        problems.unreadable += [name for name, _ in entries if found[name] == []]
+        usable = [(name, caption) for name, caption in entries if found[name]]
+        names, captions = [name for name, _ in usable], [caption for _, caption in usable]
+        super().__init__(names, captions, problems, [found[name] for name in names])
+
+    def _source(self, index: int) -> Path:
+        return self._folder / self.name(index)
+
+    def _look(self, name: str) -> Optional[list[Any]]:
+        """Size and time of a file; None: there is no such file; empty: it is not a picture."""
+        path = self._folder / name
+        if not path.is_file():
+            return None
+        return _size_and_time(path) if _has_header(path) else []
+
+
+class MindRecordPictures(CaptionedPictures):
+    """Encoded pictures in MindRecord files.
+
+    Args:
+        files: see ``Records``, which also says what the two columns are.
+        image_column, caption_column: the fields of a record.
+        captions_required: leave records without a caption out.
+    """
+
+    def __init__(self, files: list[Path], image_column: str, caption_column: str, captions_required: bool):
+        self._records = Records(files, image_column, caption_column, captions_required)
+        self._numbers, captions, problems = [], [], Problems()
+        for number, (content, caption) in enumerate(self._records.all()):
+            problems.total += 1
+            if captions_required and not (caption and caption.strip()):
+                problems.uncaptioned.append(f"record {number}")
+            elif not _has_header(io.BytesIO(content)):
+                problems.unreadable.append(f"record {number}")
+            else:
+                self._numbers.append(number)
+                captions.append(caption or "")
+        names = [f"record {number}" for number in self._numbers]
+        super().__init__(names, captions, problems, [[file.name, *_size_and_time(file)] for file in files])
+
+    def _source(self, index: int) -> BinaryIO:
+        return io.BytesIO(self._records.image(self._numbers[index]))
+
+
+def open_dataset(
+    path: Union[str, Path], captions_required: bool, *, image_column: str = "image", caption_column: str = "text"
+) -> CaptionedPictures:
+    """Opens a dataset and looks at every entry; what is wrong is left out and named in ``problems``.
+
+    Args:
+        path: a folder with metadata.jsonl, a MindRecord file, a folder of MindRecord files, or, where captions are not
+            required, a folder of pictures.
+        captions_required: leave entries without a caption out.
+        image_column: the field of a MindRecord with the encoded picture.
+        caption_column: the field with the caption, of a MindRecord or of a line in metadata.jsonl.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: nothing in it can be used; says what was found.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist. {EXPECTED}")
+    records = record_files(path) if path.is_dir() else [path]
+    if (path / METADATA).is_file():
+        problems = Problems()
+        entries = list(_metadata_entries(path / METADATA, caption_column, captions_required, problems))
+        dataset: CaptionedPictures = FolderPictures(path, entries, problems)
+    elif records:
+        dataset = MindRecordPictures(records, image_column, caption_column, captions_required)
+    else:
+        names = sorted(_picture_files(path))
+        if not names or captions_required:
+            raise ValueError(f"{path} holds {len(names):,} pictures and neither {METADATA} nor MindRecord. {EXPECTED}")
+        dataset = FolderPictures(path, [(name, "") for name in names], Problems(total=len(names)))
+    if not len(dataset):
+        raise ValueError(f"{path} has no entry that can be used: {dataset.problems.summary()}. {EXPECTED}")
+    return dataset
+
+
+def _metadata_entries(path: Path, column: str, required: bool, problems: Problems) -> Iterator[tuple[str, str]]:
+    """Yields (name, caption) of the lines that are in order, and sorts the others into ``problems``."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            problems.total += 1
+            try:
+                entry = json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError):  # neither UTF-8 nor JSON, or nested without end
+                entry = None
+            name = entry.get("file_name") if isinstance(entry, dict) else None
+            if not isinstance(name, str) or not name or "\0" in name:
+                problems.malformed.append(f"line {number}")
+                continue
+            caption = entry.get(column)
+            captioned = isinstance(caption, str) and bool(caption.strip())
+            if PurePath(name).anchor or ".." in PurePath(name).parts:
+                problems.outside.append(name)
+            elif required and not captioned:
+                problems.uncaptioned.append(name)
+            else:
+                yield name, caption if captioned else ""
+
+
+def _picture_files(folder: Path) -> Iterator[str]:
+    """Pictures below a folder by their suffix; hidden ones are leftovers of other programs."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts) and path.is_file():
+            yield name.as_posix()
+
+
+def _has_header(source: Union[Path, BinaryIO]) -> bool:
+    try:
+        with Image.open(source):
+            return True
+    except Exception:  # as in CaptionedPictures.picture
+        return False
+
+
+def _size_and_time(path: Path) -> list[Any]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """A picture the way it is meant to be seen: turned as its EXIF says, on white where it is transparent, in RGB.
+
+    Raises:
+        ValueError: its pixels are floating-point numbers, of which nobody says what is white.
+    """
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of an unknown range; expected 8 or 16 bits")
+    if picture.mode.startswith("I"):  # 16 bits; Pillow would cut off at 255
+        levels = np.asarray(picture).clip(0, 65535).astype(np.float64) / 257
+        return Image.fromarray(levels.round().astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,44 @@
+"""Several processes that train one model, each with its own device and its part of every batch."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Tensor, communication, ops
+
+
+@dataclass(frozen=True)
+class Devices:
+    """rank: which process this is; count: how many there are."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.rank == 0
+
+    def part(self, batch: np.ndarray) -> np.ndarray:
+        """This process's rows of the whole batch, of which there must be a multiple of ``count``."""
+        size = len(batch) // self.count
+        return batch[self.rank * size : (self.rank + 1) * size]
+
+    def gather(self, part: np.ndarray) -> np.ndarray:
+        """The rows of all processes in order of rank, from the rows of each."""
+        return part if self.count == 1 else ops.AllGather()(Tensor(part)).asnumpy()
+
+    def wait(self) -> None:
+        """Returns when every process has come here."""
+        self.gather(np.zeros(1, np.float32))
+
+
+def connect() -> Devices:
+    """Joins the other processes where ``msrun`` started this one; elsewhere there is one device.
+
+    MindSpore's own distribution: HCCL between Ascend devices, its own backend between processes on a CPU.
+    """
+    if os.environ.get("MS_ROLE") != "MS_WORKER":
+        return Devices()
+    communication.init()
+    return Devices(communication.get_rank(), communication.get_group_size())

@@ -1,0 +1,70 @@
+"""What the denoiser is trained on: the variational bound and an auxiliary term."""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindone_vq.diffusion.posterior import log_posterior
+from mindone_vq.diffusion.schedule import CLEAN, ONE_HOT_FLOOR, TransitionSchedule
+
+
+class VariationalLoss(nn.Cell):
+    """The bound of VQ-Diffusion (arXiv 2111.14822, equations 2 and 12) for one timestep of each image.
+
+    For an image at timestep t it is KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), summed over the latent pixels; at
+    t = 0 that is -log p(x_0 | x_1). To it comes ``auxiliary_weight`` times KL(x_0 || p(x_0 | x_t)), which
+    is -log p(x_0). Both are divided by the chance with which t was drawn, so that their mean
+    estimates the sum over all timesteps.
+
+    Args:
+        schedule: the transition probabilities.
+        mask_weight: of a latent pixel that is masked in x_t; one that is not has weight 1.
+        auxiliary_weight: of the auxiliary term.
+        adaptive: multiply the auxiliary term by 2 - t / T, so that it counts more at early timesteps.
+    """
+
+    def __init__(
+        self,
+        schedule: TransitionSchedule,
+        mask_weight: float = 1.0,
+        auxiliary_weight: float = 5e-4,
+        adaptive: bool = True,
+    ) -> None:
+        super().__init__()
+        self.classes, self.num_timesteps = schedule.num_classes, len(schedule.keep)
+        self.mask_weight, self.auxiliary_weight, self.adaptive = mask_weight, auxiliary_weight, adaptive
+        # s = t - 1, and the clean picture is what comes before t = 0
+        self.jumps = Tensor(np.stack([schedule.jump(t, max(t - 1, CLEAN)) for t in range(self.num_timesteps)]))
+        self.floor = Tensor(np.log(ONE_HOT_FLOOR), ms.float32)
+
+    def construct(
+        self, log_p_x_0: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor, probability: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The loss of a batch.
+
+        Args:
+            log_p_x_0: what the network says, (batch, pixels, classes) float32.
+            x_0, x_t: (batch, pixels) int32; the mask is class ``classes``.
+            timestep: (batch,) int32.
+            probability: the chance with which each timestep was drawn, (batch,) float32.
+
+        Returns:
+            The loss in nats, a mean over images and pixels; and for each image its two terms before they are
+            divided by the probability, summed over pixels, (batch,).
+        """
+        jumps = ops.gather(self.jumps, timestep, 0)  # (batch, 9)
+        clean = ops.one_hot(x_0, self.classes, Tensor(0.0, ms.float32), self.floor)
+        log_q = ops.stop_gradient(log_posterior(clean, x_t, jumps))  # (batch, pixels, classes + 1)
+        log_p = log_posterior(log_p_x_0, x_t, jumps)
+        q = ops.stop_gradient(ops.exp(log_q))
+        divergence = (q * (log_q - log_p)).sum(-1)  # (batch, pixels)
+        weights = ops.where(x_t == self.classes, self.mask_weight, 1.0)
+        is_first = timestep == 0
+        kl = ops.where(is_first, divergence.sum(-1), (divergence * weights).sum(-1))
+        missed = -ops.gather_elements(log_p_x_0, 2, x_0.expand_dims(-1)).squeeze(-1)  # (batch, pixels)
+        auxiliary = ops.where(is_first, kl, (missed * weights).sum(-1))
+        factor = Tensor(self.auxiliary_weight, ms.float32)
+        if self.adaptive:
+            factor = factor * (2.0 - timestep.astype(ms.float32) / self.num_timesteps)
+        loss = ((kl + factor * auxiliary) / probability).mean() / x_0.shape[1]
+        return loss, (ops.stop_gradient(kl), ops.stop_gradient(auxiliary))

@@ -1,0 +1,133 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+
+from mindone_vq.demo.evaluation import Share, score, understand
+from mindone_vq.demo.shapes import SIDE, Scene, Shape, caption, draw, random_scene
+
+RING = Shape("large", "red", "ring")
+SQUARE = Shape("small", "blue", "square")
+PAIR = Scene("white", RING, SQUARE, "left")
+EMPTY = np.full((SIDE, SIDE, 3), 245, np.uint8)
+
+
+def shares(group):
+    return {name: (share.hits, share.count) for name, share in group.properties.items()}
+
+
+def test_drawn_pictures_are_all_right(rng):
+    scenes = [random_scene(rng, pairs=0.5, held_out=None) for _ in range(40)]
+    scores = score(scenes, [draw(scene, rng) for scene in scenes])
+    assert scores.found == tuple(scenes)
+    assert scores.right == (True,) * 40
+    ones = sum(scene.second is None for scene in scenes)
+    assert (scores.one.exact, scores.two.exact) == (Share(ones, ones), Share(40 - ones, 40 - ones))
+    assert set(shares(scores.one)) == {"number", "background", "size", "colour", "kind"}
+    assert all(share.value == 1 for share in scores.one.properties.values())
+    twos = 40 - ones
+    assert shares(scores.two) == {
+        "number": (twos, twos),
+        "background": (twos, twos),
+        "size": (2 * twos, 2 * twos),
+        "colour": (2 * twos, 2 * twos),
+        "kind": (2 * twos, 2 * twos),
+        "relation": (twos, twos),
+    }
+
+
+# asked for PAIR; what is right of: number, background, size, colour, kind (of 2), relation
+@pytest.mark.parametrize(
+    "shown, right",
+    [
+        (replace(PAIR, first=replace(RING, colour="green")), (1, 1, 2, 1, 2, 1)),
+        (replace(PAIR, second=replace(SQUARE, size="large", kind="cross")), (1, 1, 1, 2, 1, 1)),
+        (replace(PAIR, background="black"), (1, 0, 2, 2, 2, 1)),
+        (replace(PAIR, first=SQUARE, second=RING), (1, 1, 2, 2, 2, 0)),  # changed places
+        (replace(PAIR, relation="above"), (1, 1, 2, 2, 2, 0)),
+        (Scene("white", SQUARE), (0, 1, 1, 1, 1, 0)),  # one is missing
+        (None, (0, 0, 0, 0, 0, 0)),
+    ],
+)
+def test_what_is_wrong_is_counted_where_it_is_wrong(shown, right, rng):
+    picture = EMPTY if shown is None else np.asarray(draw(shown, rng))
+    scores = score([PAIR], [picture])
+    assert (scores.found, scores.right, scores.one) == ((shown,), (False,), None)
+    assert scores.two.exact == Share(0, 1)
+    assert scores.two.unread == (shown is None)
+    assert tuple(hits for hits, _ in shares(scores.two).values()) == right
+    assert tuple(count for _, count in shares(scores.two).values()) == (1, 1, 2, 2, 2, 1)
+
+
+def test_a_second_shape_that_was_not_asked_for_is_a_wrong_number(rng):
+    scores = score([Scene("white", SQUARE)], [draw(PAIR, rng)])
+    assert scores.two is None
+    assert scores.right == (False,)
+    assert [hits for hits, _ in shares(scores.one).values()] == [0, 1, 1, 1, 1]
+
+
+def test_pictures_of_another_size_are_read_too(rng):
+    picture = draw(PAIR, rng)
+    scenes = [PAIR] * 3
+    sizes = [picture, picture.resize((256, 256), Image.BICUBIC), picture.resize((48, 48), Image.BICUBIC)]
+    assert score(scenes, sizes).right == (True,) * 3
+    assert score(scenes, [np.asarray(size) for size in sizes]).right == (True,) * 3
+
+
+def test_an_interval_is_wilsons():
+    for hits, count in [(0, 7), (1, 7), (7, 7), (183, 250), (250, 250)]:
+        expected = binomtest(hits, count).proportion_ci(method="wilson")
+        assert Share(hits, count).interval == pytest.approx((expected.low, expected.high), abs=1e-6)
+        assert 0 <= Share(hits, count).interval[0] <= Share(hits, count).interval[1] <= 1
+
+
+def test_scores_are_for_people_and_for_json(rng):
+    single = Scene("gray", SQUARE)
+    scores = score([single, single, PAIR], [draw(single, rng), EMPTY, draw(PAIR, rng)])
+    said = str(scores)
+    assert "one shape: 1 of 2 exactly as asked for = 50.0% (95 %: 9.5% to 90.5%)" in said
+    assert "colour 50.0%" in said
+    assert "no scene was read from 1" in said
+    content = json.loads(json.dumps(scores.to_dict()))
+    assert content["one"]["exact"]["share"] == 0.5
+    assert content["one"]["unread"] == 1
+    assert content["two"]["properties"]["size"]["count"] == 2
+    assert score([single], [EMPTY]).to_dict()["two"] is None
+
+
+@pytest.mark.parametrize(
+    "scenes, pictures, said",
+    [
+        ([PAIR], [EMPTY] * 2, "1 scenes and 2 pictures given"),
+        ([], [], "0 scenes and 0 pictures given"),
+        ([PAIR], [EMPTY / 255], r"array of float64 \(64, 64, 3\); it must be uint8"),
+        ([PAIR], [EMPTY[..., 0]], r"array of uint8 \(64, 64\); it must be"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(scenes, pictures, said):
+    with pytest.raises(ValueError, match=said):
+        score(scenes, pictures)
+
+
+def test_every_caption_is_understood(rng):
+    for _ in range(1000):
+        scene = random_scene(rng, held_out=None)
+        assert understand(caption(scene, rng)) == scene
+    assert understand("A small  blue SQUARE on white\n") == Scene("white", SQUARE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a teddy bear playing in the pool",
+        "a small blue square",
+        "a small blue square on white and more",
+        "a small blue square left of a large blue square on white",
+    ],
+)
+def test_other_texts_are_not(text):
+    assert understand(text) is None
