@@ -34,6 +34,8 @@ setup(
         "cpu": ["mindspore==2.8.0"],
         # TensorBoard's files of a training run; without it there is log.jsonl alone.
         "train": ["tensorboardX>=2.6"],
+        # Curves of training logs.
+        "plot": ["matplotlib"],
         # mindnlp's text encoder. It runs with these versions together and, of those tried, with no others; use
         # an environment of its own.
         "mindnlp": [

@@ -23,6 +23,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, metavar="DIR", help="is made; must not hold metadata.jsonl yet")
     parser.add_argument("--count", type=int, default=1000, help="pictures [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="[%(default)s]")
+    parser.add_argument("--anywhere", action="store_true", help="shapes off the grid of 8 pixels")
     parser.add_argument("--held-out", action="store_true", help="only combinations that training never sees")
     return parser.parse_args(arguments)
 
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
     for i in tqdm(range(options.count)):
         scene = random_scene(rng, held_out=options.held_out)
         name = f"{i:06d}.png"
-        draw(scene, rng).save(options.folder / name)
+        draw(scene, rng, options.anywhere).save(options.folder / name)
         lines.append(json.dumps({"file_name": name, "text": caption(scene, rng)}))
     temporary = index.with_name(".metadata.jsonl.part")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

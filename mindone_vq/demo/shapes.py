@@ -31,6 +31,7 @@ RADII = {"small": 8.0, "large": 13.0}  # pixels
 RELATIONS = ("left", "above")  # where the first of two shapes is, seen from the second
 HELD_OUT_SHARE = 0.12
 OVERSAMPLING = 4
+GRID = 8  # pixels that a shape may be off its place: those of one code of the bundled model
 # The oracle: how far from the background a pixel of a shape is, in levels summed over the channels, and how many
 # pixels make a shape and not a speck.
 FIGURE_THRESHOLD, SMALLEST_PART = 100, 25
@@ -105,13 +106,23 @@ def random_scene(rng: np.random.Generator, pairs: float = 0.7, held_out: Optiona
             return scene
 
 
-def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """Paints a scene, ``SIDE`` x ``SIDE``; ``rng`` moves the shapes a little."""
+def draw(scene: Scene, rng: np.random.Generator, anywhere: bool = False) -> Image.Image:
+    """Paints a scene, ``SIDE`` x ``SIDE``.
+
+    Args:
+        scene: what to show.
+        rng: moves the shapes a little.
+        anywhere: by any distance; otherwise by ``GRID`` pixels or not at all.
+    """
+
+    def moved(most: float) -> np.ndarray:
+        return rng.uniform(-most, most, 2) if anywhere else GRID * rng.integers(-1, 2, 2)
+
     if scene.second is None:
-        placed = [(scene.first, *(SIDE / 2 + rng.uniform(-10, 10, 2)))]
+        placed = [(scene.first, *(SIDE / 2 + moved(10)))]
     else:
-        along = SIDE * np.array([0.25, 0.75]) + rng.uniform(-1, 1, 2)
-        across = SIDE / 2 + rng.uniform(-6, 6, 2)
+        along = SIDE * np.array([0.25, 0.75]) + (moved(1) if anywhere else 0)
+        across = SIDE / 2 + moved(6)
         centres = zip(along, across) if scene.relation == "left" else zip(across, along)
         placed = [(shape, *centre) for shape, centre in zip((scene.first, scene.second), centres)]
     image = Image.new("RGB", (SIDE * OVERSAMPLING,) * 2, BACKGROUNDS[scene.background])

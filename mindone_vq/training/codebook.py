@@ -41,21 +41,21 @@ class CodebookAverage(nn.Cell):
         self.counts.copy_(Tensor(counts))
         self.sums.copy_(Tensor((codebook * counts[:, None]).astype(np.float32)))
 
-    def construct(self, latents: Tensor, codes: Tensor, candidates: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    def construct(self, latents: Tensor, codes: Tensor, candidates: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
         """One update.
 
         Args:
             latents: (pixels, channels) float32, of this device's part of the batch.
             codes: (pixels,) int32, the nearest code of each.
-            candidates: (classes,) int32: the latent each code moves to if it is dead, of the first device.
-            first: scalar, 1 on the first device, 0 on the others.
+            candidates: (classes,) int32: the latent each code moves to if it is dead.
+            here: (classes, 1) float32, 1 where that latent is one of this device's, 0 where it is another's.
 
         Returns:
             How often each code was chosen in the batch, (classes,) float32; how many were dead.
         """
         chosen = ops.one_hot(codes, self.codebook.shape[0], Tensor(1.0, ms.float32), Tensor(0.0, ms.float32))
         counts, sums = chosen.sum(0), self.match(chosen, latents)
-        revived = ops.gather(latents, candidates, 0) * first
+        revived = ops.gather(latents, candidates, 0) * here
         if self.devices > 1:
             counts, sums, revived = self.all_reduce(counts), self.all_reduce(sums), self.all_reduce(revived)
         counts_now = self.counts * self.decay + counts * (1.0 - self.decay)

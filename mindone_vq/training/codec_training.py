@@ -1,12 +1,13 @@
 """Training the VQ-VAE on pictures."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, nn
 from PIL import Image
 
 from mindone_vq.models.vq_model import VQModel
@@ -14,7 +15,7 @@ from mindone_vq.pictures import grid
 from mindone_vq.training.batches import PixelBatches, to_model_range, to_pixels
 from mindone_vq.training.codebook import CodebookAverage, k_means
 from mindone_vq.training.codec_loss import CodecLoss
-from mindone_vq.training.data import open_dataset
+from mindone_vq.training.data import UnreadablePicture, open_dataset
 from mindone_vq.training.devices import Devices
 from mindone_vq.training.run import RunSettings, Training
 from mindone_vq.training.settings import option
@@ -56,15 +57,34 @@ def make_model(settings: CodecSettings) -> VQModel:
     """The VQ-VAE that the settings describe, with the weights that its seed gives, or the one to train further."""
     if settings.model_from:
         return load_codec(settings.model_from)
-    ms.set_seed(settings.seed)
     arguments = {"sample_size": settings.size, **settings.model}
     levels = len(arguments.get("block_out_channels", (64,)))
     arguments.setdefault("down_block_types", ["DownEncoderBlock2D"] * levels)
     arguments.setdefault("up_block_types", ["UpDecoderBlock2D"] * levels)
     try:
-        return VQModel(**arguments)
+        model = VQModel(**arguments)
     except TypeError as error:
         raise ValueError(f"model is {settings.model}, which VQModel does not take: {error}.") from error
+    initialize(model, np.random.default_rng((settings.seed, 0)))
+    return model
+
+
+def initialize(model: VQModel, rng: np.random.Generator) -> None:
+    """Weights to train from: convolutions keep the variance, and residual branches add nothing yet.
+
+    MindSpore's default, as PyTorch's, shrinks a signal by 1.7 at each convolution; after the dozen between a picture and
+    its reconstruction colours drown in the biases, and training takes several times as long to find them.
+    """
+    for name, part in model.cells_and_names():
+        if isinstance(part, nn.Conv2d):
+            spread = 0.0 if name.endswith(".conv2") else np.prod(part.weight.shape[1:]) ** -0.5
+            part.weight.set_data(Tensor(rng.normal(0, spread, part.weight.shape).astype(np.float32)))
+            part.bias.set_data(Tensor(np.zeros(part.bias.shape, np.float32)))
+        elif isinstance(part, nn.Dense):
+            part.weight.set_data(Tensor(rng.normal(0, part.in_channels**-0.5, part.weight.shape).astype(np.float32)))
+            part.bias.set_data(Tensor(np.zeros(part.bias.shape, np.float32)))
+    table = model.quantize.embedding.embedding_table
+    table.set_data(Tensor(rng.uniform(-1, 1, table.shape).astype(np.float32) / len(table)))
 
 
 def load_codec(source: str) -> VQModel:
@@ -122,20 +142,24 @@ class CodecTraining(Training):
             parts.append((self.batches.batch(self.step * settings.accumulation + i), quantized))
         update = self.updates(self.step, self.learning_rate.at(self.step), parts)
         values = {"loss": update.loss, "gradient_norm": update.norm}
-        reports = [[float(each.asnumpy()) for each in report[:3]] for report in update.reports]
-        values["l1"], values["l2"], values["commitment"] = (float(np.mean(column)) for column in zip(*reports))
+        terms = [np.array([[float(each.asnumpy()) for each in report[:3]]], np.float32) for report in update.reports]
+        terms = np.concatenate([self.devices.gather(each) for each in terms]).mean(0, dtype=np.float64)
+        values["l1"], values["l2"], values["commitment"] = map(float, terms)
         values["psnr"] = 10 * np.log10(4 / max(values["l2"], 1e-10))  # pictures are 2 from black to white
         for _, _, _, latents, codes in update.reports:
             self.counts += np.bincount(codes.asnumpy(), minlength=len(self.counts))
-            if self.average is not None and quantized:
+            # a step that was skipped may have latents that are not finite, and a codebook would never forget them
+            if self.average is not None and quantized and np.isfinite(update.norm):
                 values["dead_codes"] = self._move_codebook(latents, codes)
         return values
 
     def _move_codebook(self, latents: Tensor, codes: Tensor) -> float:
         rng = np.random.default_rng((self.settings.seed, self.step, 1))
-        candidates = rng.integers(0, latents.shape[0], len(self.counts)).astype(np.int32)
-        first = Tensor(float(self.devices.first), ms.float32)
-        _, dead = self._average(latents, codes, Tensor(candidates), first)
+        count = latents.shape[0]  # those of all devices are one after the other, as on a single one
+        candidates = rng.integers(0, count * self.devices.count, len(self.counts)) - count * self.devices.rank
+        here = ((candidates >= 0) & (candidates < count)).astype(np.float32)[:, None]  # (classes, 1)
+        candidates = candidates.clip(0, count - 1).astype(np.int32)
+        _, dead = self._average(latents, codes, Tensor(candidates), Tensor(here))
         return float(dead.asnumpy())
 
     def _start_codebook(self) -> None:
@@ -154,10 +178,15 @@ class CodecTraining(Training):
             self.average.restart(codebook)
         else:
             self.codebook.copy_(Tensor(codebook))
+            if self.updates.average is not None:  # would remember the codebook that there was before
+                for parameter, average in zip(self.updates.average.parameters, self.updates.average.averages):
+                    if parameter is self.codebook:
+                        average.copy_(Tensor(codebook))
 
     def window(self) -> dict[str, float]:
         """The share of codes that were used since the last time, and the perplexity of their frequencies."""
-        p = self.counts / max(self.counts.sum(), 1)
+        counts = self.devices.gather(self.counts.astype(np.int32)[None]).sum(0)
+        p = counts / max(counts.sum(), 1)
         used = p > 0
         entropy = -(p[used] * np.log(p[used])).sum()
         self.counts[:] = 0
@@ -165,12 +194,21 @@ class CodecTraining(Training):
 
     def previews(self) -> dict[str, Image.Image]:
         """Pictures above, their reconstructions below."""
-        count = min(PREVIEW_PICTURES, len(self.dataset))
-        pixels = np.stack([to_pixels(self.dataset.picture(i), self.settings.size) for i in range(count)])
+        pixels = self._first_pictures()
         with self.updates:
             decoded = self.reconstruct(pixels)
         rows = [[Image.fromarray(each.transpose(1, 2, 0)) for each in row] for row in (pixels, decoded)]
         return {"reconstructions": grid(rows)}
+
+    def _first_pictures(self) -> np.ndarray:
+        """The first of those that can be decoded, (count, 3, size, size) uint8."""
+        found: list[np.ndarray] = []
+        for i in range(len(self.dataset)):
+            with contextlib.suppress(UnreadablePicture):  # counted and named by the dataset
+                found.append(to_pixels(self.dataset.picture(i), self.settings.size))
+            if len(found) == PREVIEW_PICTURES:
+                break
+        return np.stack(found)
 
     def reconstruct(self, pixels: np.ndarray) -> np.ndarray:
         """(batch, 3, size, size) uint8 through the codes and back."""

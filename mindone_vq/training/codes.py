@@ -53,7 +53,10 @@ def cached_codes(
     path = folder / f"codes-{_key(dataset, vqvae, size)}.npz"
     if path.is_file():
         with np.load(path) as held:
-            return held["codes"], held["indices"]
+            codes, indices = held["codes"], held["indices"]
+        left_out = sorted(set(range(len(dataset))) - set(indices.tolist()))
+        dataset.problems.undecodable += dict.fromkeys(dataset.name(i) for i in left_out)  # as when they were made
+        return codes, indices
     encode = ms.jit(PictureEncoding(vqvae.set_train(False)), fullgraph=True)
     rows, indices, waiting = [], [], []
 

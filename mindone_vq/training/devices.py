@@ -36,9 +36,11 @@ class Devices:
 def connect() -> Devices:
     """Joins the other processes where ``msrun`` started this one; elsewhere there is one device.
 
-    MindSpore's own distribution: HCCL between Ascend devices, its own backend between processes on a CPU.
+    MindSpore's own distribution: HCCL between Ascend devices, its own backend between processes on a CPU. ``msrun``
+    starts one process more, with the same arguments, for the others to find each other: that one never comes back from
+    here, it ends when they have.
     """
-    if os.environ.get("MS_ROLE") != "MS_WORKER":
+    if os.environ.get("MS_ROLE") not in ("MS_WORKER", "MS_SCHED"):
         return Devices()
     communication.init()
     return Devices(communication.get_rank(), communication.get_group_size())

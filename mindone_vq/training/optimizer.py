@@ -67,7 +67,8 @@ def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
     """Euclidean norm of all gradients as one vector; not finite where any of them is not."""
     total = Tensor(0.0, ms.float32)
     for gradient in gradients:
-        total += ops.L2Loss()(gradient.astype(ms.float32))  # half the sum of squares
+        # not "+=": a graph would add in place, to a constant that it keeps from call to call
+        total = total + ops.L2Loss()(gradient.astype(ms.float32))  # half the sum of squares
     return ops.sqrt(2.0 * total)
 
 

@@ -22,6 +22,7 @@ logger = logging.getLogger("mindone_vq")
 CHECKPOINTS, SETTINGS_FILE = "checkpoints", "training.yaml"
 # What may differ when a run is continued: it changes no weight.
 FREE = {"output", "resume", "device", "save_every", "keep", "log_every", "preview_every", "memory_limit"}
+FREE |= {"preview_prompts", "preview_steps", "preview_guidance_scale", "preview_truncation_rate"}
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ class RunSettings:
     save_every: int = option(500, "steps between checkpoints", minimum=1)
     keep: int = option(3, "checkpoints that are kept", minimum=1)
     log_every: int = option(50, "steps between lines of the log, which hold means", minimum=1)
-    preview_every: int = option(
-        1000, "steps between previews, and savings of the model; 0: none", minimum=0
-    )
+    preview_every: int = option(1000, "steps between previews, and savings of the model; 0: none", minimum=0)
     resume: bool = option(False, "continue the run in --output from its last checkpoint")
     device: Literal["auto", "CPU", "Ascend"] = option("auto", "where to train; auto: what MindSpore chooses")
 
@@ -72,8 +71,9 @@ class RunSettings:
 class Training:
     """Base of the trainings: the loop around ``advance``.
 
-    A subclass sets ``updates`` (``mindone_vq.training.updates.Updates``) and gives ``advance``, ``previews``, ``save``;
-    and ``extra_parameters``, ``arrays``, ``restore_arrays`` where its state is more than that of ``updates``.
+    A subclass sets ``updates`` (``mindone_vq.training.updates.Updates``) and ``dataset``, and gives ``advance``,
+    ``previews``, ``save``; and ``extra_parameters``, ``arrays``, ``restore_arrays`` where its state is more than that
+    of ``updates``.
     """
 
     def __init__(self, settings: RunSettings, devices: Devices) -> None:
@@ -84,6 +84,7 @@ class Training:
                 f"{devices.count} x {settings.accumulation}."
             )
         self.settings, self.devices, self.step = settings, devices, 0
+        self._said = ""  # of the dataset's problems
         self.learning_rate = LearningRate(
             settings.learning_rate,
             settings.steps,
@@ -124,13 +125,16 @@ class Training:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same when a run is continued: the settings that change weights."""
-        kept = {name: value for name, value in asdict(self.settings).items() if name not in FREE}
+        # only a cosine depends on where it ends: a run with another schedule can be made longer
+        free = FREE if self.settings.schedule == "cosine" else FREE | {"steps"}
+        kept = {name: value for name, value in asdict(self.settings).items() if name not in free}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
     def run(self) -> None:
         """Trains to the end, from the last checkpoint where the run is continued, and saves the model."""
         settings, first = self.settings, self.devices.first
         self._begin()
+        self._report_problems()
         if first:
             settings_files.save(settings, settings.output / SETTINGS_FILE)
         means: list[dict[str, float]] = []
@@ -156,9 +160,18 @@ class Training:
                     self.save(settings.output)
                 if self.step % settings.save_every == 0 or self.step == settings.steps:
                     self._save_checkpoint()
+                    self._report_problems()
         if first:
             self.save(settings.output)
         self.devices.wait()
+
+    def _report_problems(self) -> None:
+        """Says what is wrong in the dataset where that is new: pictures may be decoded while training goes on."""
+        problems = self.dataset.problems
+        summary = problems.summary() if problems.left_out or problems.undecodable else ""
+        if summary != self._said and self.devices.first:
+            logger.warning("%s: %s.", self.settings.data, summary)
+        self._said = summary
 
     def _begin(self) -> None:
         folder = self.settings.output / CHECKPOINTS
@@ -177,7 +190,7 @@ class Training:
         different = [
             f"{name} was {state['identity'].get(name)!r} and is {ours.get(name)!r}"
             for name in {**state["identity"], **ours}
-            if state["identity"].get(name) != ours.get(name)
+            if name not in FREE and state["identity"].get(name) != ours.get(name)
         ]
         if different:
             raise ValueError(f"{path} is of a run with other settings: {'; '.join(different)}.")

@@ -168,7 +168,8 @@ class TextToImageTraining(Training):
         self.order = Order(len(self.codes), settings.batch_size, settings.seed)
         self.timesteps = TimestepSampler(pipe.scheduler.num_train_timesteps, settings.importance_sampling)
         self.updates = Updates(self._loss(), self._trained(), settings, devices)
-        self._bucket_sums, self._bucket_counts = np.zeros(BUCKETS), np.zeros(BUCKETS)
+        self._buckets = min(BUCKETS, pipe.scheduler.num_train_timesteps)
+        self._bucket_sums, self._bucket_counts = np.zeros(self._buckets), np.zeros(self._buckets)
 
     def _tokenize(self, captions: list[str]) -> np.ndarray:
         """Token ids as the pipeline makes them, (captions, length) int32."""
@@ -215,7 +216,7 @@ class TextToImageTraining(Training):
         )
         if np.isfinite(update.norm):
             self.timesteps.update(timesteps, kl)
-            buckets = timesteps.astype(int) * BUCKETS // self.pipe.scheduler.num_train_timesteps
+            buckets = timesteps.astype(int) * self._buckets // self.pipe.scheduler.num_train_timesteps
             np.add.at(self._bucket_sums, buckets, kl / x_0.shape[1])
             np.add.at(self._bucket_counts, buckets, 1)
         pixels = x_0.shape[1]
@@ -230,10 +231,10 @@ class TextToImageTraining(Training):
 
     def window(self) -> dict[str, float]:
         """The mean divergence for each latent pixel, by timestep."""
-        width = self.pipe.scheduler.num_train_timesteps / BUCKETS
-        values = {}
+        timesteps, values = self.pipe.scheduler.num_train_timesteps, {}
         for i in np.flatnonzero(self._bucket_counts):
-            name = f"divergence_t{int(i * width):02d}_to_{int((i + 1) * width) - 1:02d}"
+            first, after = -(-i * timesteps // self._buckets), -(-(i + 1) * timesteps // self._buckets)  # rounded up
+            name = f"divergence_t{first:02d}_to_{after - 1:02d}"
             values[name] = float(self._bucket_sums[i] / self._bucket_counts[i])
         self._bucket_sums[:] = self._bucket_counts[:] = 0
         return values

@@ -22,7 +22,10 @@ class NotFiniteError(FloatingPointError):
 
 @dataclass
 class Update:
-    """loss: the mean over the batch; norm: of the gradient, not finite if nothing changed; reports: of every part."""
+    """loss: the mean over the batch; norm: of the gradient, not finite if nothing changed; reports: of every part.
+
+    The reports are of what this device saw, the other two of all devices.
+    """
 
     loss: float
     norm: float
@@ -40,10 +43,11 @@ class Updates:
     """
 
     def __init__(self, loss: nn.Cell, parameters: Sequence[Parameter], settings: Any, devices: Devices) -> None:
-        self.settings = settings
+        self.settings, self.devices = settings, devices
         self.cell = loss.set_train(True)
         if settings.precision != "float32":
-            ms.amp.auto_mixed_precision(loss, "O1", PRECISIONS[settings.precision])
+            # "O1" returns a network of rewritten source text, which cannot be compiled; "auto" marks this one
+            ms.amp.auto_mixed_precision(loss, "auto", PRECISIONS[settings.precision])
         self.optimizer = AdamW(parameters, (settings.beta1, settings.beta2), weight_decay=settings.weight_decay)
         self.average = WeightAverage(parameters, settings.ema_decay) if settings.ema_decay > 0 else None
         self.sums = GradientSums(self.optimizer.parameters, settings.accumulation)
@@ -81,7 +85,8 @@ class Updates:
         for i, part in enumerate(parts):
             run = self._last if i + 1 == len(parts) else self._add
             loss, norm, report = run(rate, scale, *(Tensor(array) for array in part))
-            losses.append(float(loss.asnumpy()))
+            # the mean over all devices: a plateau must lower the learning rate of all of them
+            losses.append(float(self.devices.gather(loss.asnumpy().reshape(1)).mean()))
             reports.append(report)
         update = Update(float(np.mean(losses)), float(norm.asnumpy()), reports)
         self._check(step, update, float(scale.asnumpy()))
