@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  after the backend is chosen
+from matplotlib import pyplot
 
 
 def draw(axes: pyplot.Axes, log: Path, names: list[str]) -> None:

@@ -72,8 +72,8 @@ def make_model(settings: CodecSettings) -> VQModel:
 def initialize(model: VQModel, rng: np.random.Generator) -> None:
     """Weights to train from: convolutions keep the variance, and residual branches add nothing yet.
 
-    MindSpore's default, as PyTorch's, shrinks a signal by 1.7 at each convolution; after the dozen between a picture and
-    its reconstruction colours drown in the biases, and training takes several times as long to find them.
+    MindSpore's default, as PyTorch's, shrinks a signal by 1.7 at each convolution; after the dozen between a picture
+    and its reconstruction colours drown in the biases, and training takes several times as long to find them.
     """
     for name, part in model.cells_and_names():
         if isinstance(part, nn.Conv2d):

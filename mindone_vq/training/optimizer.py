@@ -41,7 +41,7 @@ class AdamW(nn.Cell):
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor) -> Tensor:
         """Changes the parameters. gradients: as many, of the same shapes, float32; learning_rate: scalar."""
-        self.count += 1
+        ops.assign_add(self.count, Tensor(1, ms.int32))
         count = self.count.astype(ms.float32)
         first_missing = 1.0 - ops.pow(Tensor(self.betas[0], ms.float32), count)
         second_missing = ops.sqrt(1.0 - ops.pow(Tensor(self.betas[1], ms.float32), count))

@@ -11,15 +11,16 @@ from tests.diffusion.brute_force import matrix
 
 PUBLISHED = (0.99999, 0.000009, 0.000009, 0.99999)
 STRONG = (0.95, 0.05, 0.02, 0.7)  # where much is replaced
-# classes, pixels, timesteps, images, straight lines of the schedule
-SHAPES = {
-    "published": (19, 16, 100, 200, PUBLISHED),
-    "much replacement": (6, 9, 20, 60, STRONG),
-    "two classes, two timesteps": (2, 5, 2, 12, STRONG),
-    "many classes": (150, 4, 7, 14, PUBLISHED),
-    "one pixel": (5, 1, 11, 88, STRONG),
-    "one pixel, published": (30, 1, 100, 300, PUBLISHED),
-    "one image": (5, 12, 9, 1, STRONG),
+# classes, pixels, timesteps, images, straight lines of the schedule; mask weight, auxiliary weight, adaptive
+CASES = {
+    "published": ((19, 16, 100, 200, PUBLISHED), (1.0, 5e-4, True)),
+    "published, other weights": ((19, 16, 100, 200, PUBLISHED), (0.3, 0.07, False)),
+    "much replacement": ((6, 9, 20, 60, STRONG), (2.5, 0.5, True)),
+    "two classes, two timesteps": ((2, 5, 2, 12, STRONG), (0.3, 0.5, True)),
+    "many classes": ((150, 4, 7, 14, PUBLISHED), (2.5, 0.07, False)),
+    "one pixel": ((5, 1, 11, 88, STRONG), (1.0, 0.5, False)),
+    "one pixel, published": ((30, 1, 100, 300, PUBLISHED), (0.3, 0.07, True)),
+    "one image": ((5, 12, 9, 1, STRONG), (2.5, 0.5, True)),
 }
 
 
@@ -78,10 +79,9 @@ def computed(loss, arrays):
     return (each.asnumpy().astype(np.float64) for each in (total, kl, auxiliary))
 
 
-@pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("mask_weight, weight, adaptive", [(1.0, 5e-4, True), (0.3, 0.07, False), (2.5, 0.5, True)])
-def test_every_term_is_that_of_the_matrices(name, mask_weight, weight, adaptive, rng):
-    classes, pixels, num_timesteps, images, lines = SHAPES[name]
+@pytest.mark.parametrize("name", CASES)
+def test_every_term_is_that_of_the_matrices(name, rng):
+    (classes, pixels, num_timesteps, images, lines), (mask_weight, weight, adaptive) = CASES[name]
     schedule = TransitionSchedule.linear(classes, num_timesteps, *lines)
     arrays = inputs(schedule, pixels, images, rng)
     log_p, x_0, x_t, timesteps, probability = arrays

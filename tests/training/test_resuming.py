@@ -78,6 +78,7 @@ def kill_when(process, condition, after=0.0):
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
+        time.sleep(0.001)
     time.sleep(after)
     process.send_signal(signal.SIGKILL)
     process.communicate()
