@@ -24,6 +24,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=1000, help="pictures [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="[%(default)s]")
     parser.add_argument("--anywhere", action="store_true", help="shapes off the grid of 8 pixels")
+    parser.add_argument("--turned", type=float, default=0.5, help="share of pairs told from the second [%(default)s]")
     parser.add_argument("--held-out", action="store_true", help="only combinations that training never sees")
     return parser.parse_args(arguments)
 
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> None:
         scene = random_scene(rng, held_out=options.held_out)
         name = f"{i:06d}.png"
         draw(scene, rng, options.anywhere).save(options.folder / name)
-        lines.append(json.dumps({"file_name": name, "text": caption(scene, rng)}))
+        lines.append(json.dumps({"file_name": name, "text": caption(scene, rng, options.turned)}))
     temporary = index.with_name(".metadata.jsonl.part")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     os.replace(temporary, index)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mindone_vq import VQDiffusionPipeline
-from mindone_vq.demo import MODEL
+from tests.shapes32_model import MODEL
 
 
 @pytest.fixture(autouse=True)

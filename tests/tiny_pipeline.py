@@ -9,8 +9,8 @@ from mindone_vq import (
     VQDiffusionScheduler,
     VQModel,
 )
-from mindone_vq.demo import MODEL
 from mindone_vq.weights.store import assign, state_dict_parameters
+from tests.shapes32_model import MODEL
 
 
 def random_weights(cell, rng, spread):

@@ -152,8 +152,15 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: Shape, x: float, y: float, hole
         pen.polygon([(x, y - r), (x - 0.8 * r, y), (x, y + r), (x + 0.8 * r, y)], fill=fill)
 
 
-def caption(scene: Scene, rng: Optional[np.random.Generator] = None) -> str:
-    """A scene in words: the plainest sentence, or with ``rng`` one of many ways to say the same."""
+def caption(scene: Scene, rng: Optional[np.random.Generator] = None, turned: float = 0.5) -> str:
+    """A scene in words: the plainest sentence, or with ``rng`` one of many ways to say the same.
+
+    Args:
+        scene: what to tell.
+        rng: the source of chance.
+        turned: how often two shapes are told the other way round, "b below a" for "a above b". At one half the order of
+            the words alone says nothing about that of the shapes, which makes it hard to learn.
+    """
 
     def pick(options: Sequence[str]) -> str:
         return options[0] if rng is None else options[rng.integers(len(options))]
@@ -164,7 +171,7 @@ def caption(scene: Scene, rng: Optional[np.random.Generator] = None) -> str:
     ground = pick(BACKGROUND_WORDS[scene.background])
     if scene.second is None:
         what = words(scene.first)
-    elif rng is not None and rng.random() < 0.5:
+    elif rng is not None and rng.random() < turned:
         what = f"{words(scene.second)} {pick(REVERSED_WORDS[scene.relation])} {words(scene.first)}"
     else:
         what = f"{words(scene.first)} {pick(RELATION_WORDS[scene.relation])} {words(scene.second)}"

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import mindone_vq
 from mindone_vq import CLIPTextModel, Transformer2DModel, VQDiffusionPipeline, VQModel
-from mindone_vq.demo import MODEL, SETTINGS
+from tests.shapes32_model import MODEL, SETTINGS
 
 TOOL = Path(mindone_vq.__file__).parents[1] / "tools" / "convert_weights.py"
 TRANSFORMER = MODEL / "transformer" / "diffusion_pytorch_model.safetensors"

@@ -17,7 +17,6 @@ from mindone_vq import ClassToImagePipeline, GumbelVQModel, UnconditionalPipelin
 from mindone_vq.conversion.plan import ConversionError, Plan
 from mindone_vq.conversion.sources import Options, read_source
 from mindone_vq.conversion.write import Target, write_plan
-from mindone_vq.demo import MODEL
 from tests.numerics import as_numpy, relative_error
 from tests.parity.original_checkpoints import (
     MERGES,
@@ -36,6 +35,7 @@ from tests.parity.original_checkpoints import (
     text_buffers,
 )
 from tests.parity.peers import randomized
+from tests.shapes32_model import MODEL
 
 TOLERANCE = 1e-5
 SURE = 1e-4  # a choice between two numbers that differ by less may fall either way

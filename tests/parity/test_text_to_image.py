@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mindone_vq.demo import MODEL
 from tests.numerics import as_numpy
 from tests.parity.peers import draw_like_ours, torch_pipeline
+from tests.shapes32_model import MODEL
 from tests.tiny_pipeline import random_pipeline
 
 PROMPTS = ["a large red circle on a white background", "a small cyan ring on a black background"] * 8

@@ -9,7 +9,7 @@ import pytest
 from mindspore import Tensor
 
 from mindone_vq import VQDiffusionPipeline
-from mindone_vq.demo import MODEL
+from tests.shapes32_model import MODEL
 from tests.tiny_pipeline import random_pipeline
 
 

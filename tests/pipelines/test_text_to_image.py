@@ -13,7 +13,7 @@ from PIL import Image
 
 import mindone_vq
 from mindone_vq import CLIPTextModel, VQDiffusionPipeline, VQDiffusionScheduler
-from mindone_vq.demo import MODEL, SETTINGS
+from tests.shapes32_model import MODEL, SETTINGS
 from tests.tiny_pipeline import random_pipeline
 
 PROMPTS = ["a large red circle on a white background", "a small cyan ring on a black background"]
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_picture_and_another_one_another(tiny):
 
 def test_the_same_seed_gives_bit_identical_images_in_two_processes(tmp_path):
     script = (
-        "import sys, numpy as np; from mindone_vq import *; from mindone_vq.demo import *\n"
+        "import sys, numpy as np; from mindone_vq import *; from tests.shapes32_model import *\n"
         "pipe = VQDiffusionPipeline.from_pretrained(MODEL)\n"
         f"images = pipe({PROMPTS!r}, num_inference_steps=20, generator=3, output_type='np', **SETTINGS)[0]\n"
         "np.save(sys.argv[1], images)"

@@ -18,7 +18,7 @@ import sys
 import numpy as np
 {{first}}
 from mindone_vq import VQDiffusionPipeline
-from mindone_vq.demo import MODEL, SETTINGS
+from tests.shapes32_model import MODEL, SETTINGS
 from mindone_vq.text.foreign import MindNLPTextEncoder
 
 ours = VQDiffusionPipeline.from_pretrained(MODEL)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mindone_vq import CLIPTokenizer
-from mindone_vq.demo import MODEL
 from mindone_vq.text.tokenizer import clean_text
+from tests.shapes32_model import MODEL
 
 
 @pytest.fixture

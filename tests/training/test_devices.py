@@ -114,7 +114,7 @@ def test_text_to_image_on_two_devices(accumulation, text_on_one, tmp_path):
 
 
 def test_a_codec_on_two_devices(data, tmp_path):
-    one = tiny.codec_settings(data, tmp_path / "one", steps=12, dead_below=2.0, learning_rate=1e-3, ema_decay=0.9)
+    one = tiny.codec_settings(data, tmp_path / "one", steps=12, dead_below=6.0, codebook_decay=0.7, ema_decay=0.9)
     tiny.run(tiny.codec_training(one))
     assert sum(tiny.column(tmp_path / "one", "dead_codes")[:-1]) > 0
     wrote = on_two_devices(tiny.CODEC_EXAMPLE, {**one, "output": tmp_path / "two"}, tmp_path)

@@ -76,7 +76,7 @@ def test_a_codec_learns_to_reconstruct(codec_run, data):
     folder, graphs, training = codec_run
     l2 = tiny.column(folder, "l2")
     assert l2[-1] < 0.4 * l2[0]
-    assert set(graphs) == {graphs[0]} or set(graphs[100:]) == {graphs[100]}
+    assert set(graphs) == {graphs[0]}  # the preview has compiled nothing again
     assert tiny.column(folder, "codebook_usage")[-1] >= 0.25
     assert tiny.column(folder, "codebook_perplexity")[-1] > 4
     assert tiny.column(folder, "psnr")[-1] == pytest.approx(10 * np.log10(4 / l2[-1]), abs=0.3)

@@ -13,8 +13,8 @@ import pytest
 
 import mindone_vq
 from mindone_vq import VQDiffusionPipeline, VQModel
-from mindone_vq.demo import MODEL
 from mindone_vq.weights.hub import files_to_download, resolve
+from tests.shapes32_model import MODEL
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EXTRA = {

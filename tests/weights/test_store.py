@@ -8,11 +8,11 @@ from mindspore import Tensor, nn
 from safetensors.numpy import load_file, save_file
 
 from mindone_vq import CLIPTextModel, LearnedClassifierFreeSamplingEmbeddings, Transformer2DModel, VQModel
-from mindone_vq.demo import MODEL
 from mindone_vq.weights.files import write_atomically
 from mindone_vq.weights.lazy import LazyTensor
 from mindone_vq.weights.rules import current_name, state_dict_parameters
 from mindone_vq.weights.store import WeightMismatchError, fit, load_into, open_weights, weight_files
+from tests.shapes32_model import MODEL
 
 STEMS = ("diffusion_pytorch_model",)
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -1,0 +1,45 @@
+"""The model in the package."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from mindone_vq import VQDiffusionPipeline
+from mindone_vq.demo import MODEL, SETTINGS
+from mindone_vq.demo.evaluation import score
+from mindone_vq.demo.shapes import Scene, Shape, caption, draw, random_scene
+from mindone_vq.training.batches import to_model_range
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = VQDiffusionPipeline.from_pretrained(MODEL)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_it_is_small():
+    assert sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file()) <= 12e6
+
+
+def test_its_codec_shows_what_it_was_given(pipe, rng):
+    scenes = [random_scene(rng, held_out=None) for _ in range(60)]
+    pixels = np.stack([np.asarray(draw(scene, rng)).transpose(2, 0, 1) for scene in scenes])
+    (latents,) = pipe.vqvae.encode(ms.Tensor(to_model_range(pixels)))
+    _, _, codes = pipe.vqvae.quantize(latents)
+    pictures = pipe.decode_latents(codes.reshape(len(scenes), -1))
+    assert np.mean(score(scenes, pictures).right) >= 0.93
+
+
+def test_it_draws_what_it_is_told(pipe):
+    scenes = [
+        Scene("white", Shape("large", "red", "circle")),
+        Scene("gray", Shape("small", "blue", "ring")),
+        Scene("black", Shape("large", "green", "cross")),
+        Scene("white", Shape("small", "purple", "square")),
+    ]
+    prompts = [caption(scene) for scene in scenes for _ in range(4)]
+    pictures = pipe(prompts, num_inference_steps=50, generator=list(range(16)), **SETTINGS)[0]
+    assert pictures[0].size == (64, 64)
+    right = score([scene for scene in scenes for _ in range(4)], pictures).right
+    assert np.mean(right) >= 0.75
