@@ -55,7 +55,7 @@ def test_every_option_at_once(tmp_path):
     assert result.returncode == 0, result.stderr
     sheet, film = Image.open(tmp_path / "grid.png"), Image.open(tmp_path / "film/strip.png")
     assert sheet.width == 2 * (256 + 8) + 8
-    assert film.width == 10 * (96 + 8) + 8
+    assert film.width == 10 * (128 + 8) + 8
     assert film.height > 4 * 96
 
 

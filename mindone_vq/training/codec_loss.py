@@ -1,5 +1,7 @@
 """What the VQ-VAE is trained on: reconstruction, and the distance between latents and codebook."""
 
+from collections.abc import Sequence
+
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
@@ -14,6 +16,8 @@ class CodecLoss(nn.Cell):
         l1_weight, l2_weight: of mean absolute and mean squared error; pictures are in [-1, 1].
         commitment_weight: of the term that draws latents to their code.
         codebook_weight: of the term that draws codes to their latents; 0: the codebook learns otherwise.
+        terms: further ones; cells that make a scalar of pictures and reconstructions, both in [-1, 1].
+        report_reconstructions: whether they are among what is reported.
     """
 
     def __init__(
@@ -23,23 +27,29 @@ class CodecLoss(nn.Cell):
         l2_weight: float = 1.0,
         commitment_weight: float = 0.25,
         codebook_weight: float = 1.0,
+        terms: Sequence[nn.Cell] = (),
+        report_reconstructions: bool = False,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.model = model
         self.l1_weight, self.l2_weight = l1_weight, l2_weight
         self.commitment_weight, self.codebook_weight = commitment_weight, codebook_weight
+        self.terms = nn.CellList(list(terms), auto_prefix=False)
+        self.report_reconstructions = report_reconstructions
 
-    def construct(self, pictures: Tensor, quantized: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def construct(self, pictures: Tensor, quantized: Tensor, *weights: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The loss of a batch.
 
         Args:
             pictures: (batch, channels, height, width) uint8.
             quantized: scalar; 1: the decoder sees codes; 0: it sees the latents, for a start without a codebook.
+            weights: of ``terms``, a scalar for each.
 
         Returns:
-            The loss; and L1, L2, commitment (scalars), the latents (pixels, vq_embed_dim), their codes (pixels,).
+            The loss; and L1, L2, commitment, each of ``terms`` (scalars), the latents (pixels, vq_embed_dim), their
+            codes (pixels,), and if wanted the reconstructions (batch, channels, height, width) in [-1, 1].
         """
-        pictures = pictures.astype(ms.float32) / 127.5 - 1.0
+        pictures = to_model_range(pictures)
         grid = self.model.encode(pictures)[0].astype(ms.float32)  # (batch, channels, h, w)
         batch, channels, height, width = grid.shape
         latents = grid.transpose(0, 2, 3, 1).reshape(-1, channels)  # (pixels, channels)
@@ -48,10 +58,21 @@ class CodecLoss(nn.Cell):
         commitment = ops.square(latents - ops.stop_gradient(entries)).mean() * quantized
         seen = latents + ops.stop_gradient(entries - latents) * quantized  # straight through (section 3.2)
         seen = seen.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
-        difference = self.model.decode_quantized(seen).astype(ms.float32) - pictures
+        reconstructions = self.model.decode_quantized(seen).astype(ms.float32)
+        difference = reconstructions - pictures
         l1, l2 = ops.abs(difference).mean(), ops.square(difference).mean()
         loss = self.l1_weight * l1 + self.l2_weight * l2 + self.commitment_weight * commitment
         if self.codebook_weight > 0:
             to_latents = ops.square(ops.stop_gradient(latents) - entries).mean() * quantized
             loss = loss + self.codebook_weight * to_latents
-        return loss, (l1, l2, commitment, ops.stop_gradient(latents), codes)
+        values = ()
+        for i in range(len(weights)):
+            value = self.terms[i](pictures, reconstructions)
+            loss, values = loss + weights[i] * value, (*values, value)
+        report = (l1, l2, commitment, *values, ops.stop_gradient(latents), codes)
+        return loss, (*report, ops.stop_gradient(reconstructions)) if self.report_reconstructions else report
+
+
+def to_model_range(pictures: Tensor) -> Tensor:
+    """uint8 of any shape to float32 in [-1, 1]."""
+    return pictures.astype(ms.float32) / 127.5 - 1.0

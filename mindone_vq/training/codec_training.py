@@ -12,17 +12,21 @@ from PIL import Image
 
 from mindone_vq.models.vq_model import VQModel
 from mindone_vq.pictures import grid
+from mindone_vq.training.adversarial import AdversarialTerm, DiscriminatorUpdates, smallest_picture
 from mindone_vq.training.batches import PixelBatches, to_model_range, to_pixels
 from mindone_vq.training.codebook import CodebookAverage, k_means
 from mindone_vq.training.codec_loss import CodecLoss
 from mindone_vq.training.data import UnreadablePicture, open_dataset
 from mindone_vq.training.devices import Devices
+from mindone_vq.training.perceptual import SMALLEST, load_perceptual
 from mindone_vq.training.run import RunSettings, Training
 from mindone_vq.training.settings import option
-from mindone_vq.training.updates import Updates
+from mindone_vq.training.updates import Update, Updates
 
 PREVIEW_PICTURES = 8
 POINTS_PER_CODE = 32  # latents that k-means starts the codebook from
+# The weight that switches a term on -> how the names of its settings begin.
+TERM_SETTINGS = {"perceptual_weight": ("perceptual_",), "adversarial_weight": ("adversarial_", "discriminator_")}
 MODEL = {
     "block_out_channels": [64, 128, 256],
     "layers_per_block": 1,
@@ -50,7 +54,32 @@ class CodecSettings(RunSettings):
     codebook_weight: float = option(1.0, "of that term", above=0)
     dead_below: float = option(0.1, "latents in a batch, as a running mean, below which a code is dead", minimum=0)
     quantize_from: int = option(0, "step at which k-means makes the codebook; before it there is none", minimum=0)
+    perceptual_weight: float = option(0.0, "of the distance between features of VGG16 (LPIPS); 0: off", minimum=0)
+    perceptual_weights: str = option("", "file with torchvision's vgg16, .pth or .safetensors, for that distance")
+    perceptual_linear_weights: str = option("", "file with LPIPS' weights of its channels [all count the same]")
+    adversarial_weight: float = option(0.0, "of what a discriminator of patches says (VQGAN); 0: off", minimum=0)
+    adversarial_from: int = option(0, "step from which it is trained, and counts", minimum=0)
+    discriminator_learning_rate: float = option(2e-4, "its peak; follows the schedule of learning_rate", above=0)
+    discriminator_channels: int = option(64, "of the discriminator's first layer", minimum=1)
+    discriminator_layers: int = option(3, "convolutions of stride 2 in the discriminator", minimum=1)
     memory_limit: int = option(512 * 2**20, "bytes of decoded pictures kept in memory", minimum=0)
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if self.perceptual_weight > 0 and not self.perceptual_weights:
+            found.append(
+                f"perceptual_weight is {self.perceptual_weight}, but perceptual_weights is not given: it must be a "
+                "file with the weights of torchvision's vgg16."
+            )
+        if self.perceptual_weight > 0 and self.size < SMALLEST:
+            found.append(f"size is {self.size}: with perceptual_weight it must be at least {SMALLEST}.")
+        smallest = smallest_picture(self.discriminator_layers)
+        if self.adversarial_weight > 0 and self.size < smallest:
+            found.append(
+                f"size is {self.size}: with adversarial_weight and {self.discriminator_layers} discriminator_layers it "
+                f"must be at least {smallest}."
+            )
+        return found
 
 
 def make_model(settings: CodecSettings) -> VQModel:
@@ -111,12 +140,16 @@ class CodecTraining(Training):
             self.codebook.requires_grad = False
             self.average = CodebookAverage(self.codebook, settings.codebook_decay, settings.dead_below, devices.count)
             self._average = ms.jit(self.average, fullgraph=True)
+        self.discriminator = DiscriminatorUpdates(settings, devices) if settings.adversarial_weight > 0 else None
+        self.terms = self._make_terms()
         loss = CodecLoss(
             self.model,
             settings.l1_weight,
             settings.l2_weight,
             settings.commitment_weight,
             settings.codebook_weight if settings.codebook == "loss" else 0.0,
+            list(self.terms.values()),
+            report_reconstructions=self.discriminator is not None,
         )
         self.updates = Updates(loss, self.model.trainable_params(), settings, devices)
         self.batches = PixelBatches(
@@ -132,26 +165,57 @@ class CodecTraining(Training):
         )
         self.counts = np.zeros(self.codebook.shape[0])
 
+    def _make_terms(self) -> dict[str, nn.Cell]:
+        """The terms of the loss that are switched on, beside those it always has, by their names in the log."""
+        settings, terms = self.settings, {}
+        if settings.perceptual_weight > 0:
+            terms["perceptual"] = load_perceptual(settings.perceptual_weights, settings.perceptual_linear_weights)
+        if self.discriminator is not None:
+            terms["adversarial"] = AdversarialTerm(self.discriminator.discriminator)
+        return terms
+
+    def _term_weights(self) -> dict[str, float]:
+        """What each of them counts in this step."""
+        settings = self.settings
+        adversarial = settings.adversarial_weight if self.step >= settings.adversarial_from else 0.0
+        weights = {"perceptual": settings.perceptual_weight, "adversarial": adversarial}
+        return {name: weights[name] for name in self.terms}
+
     def advance(self) -> dict[str, float]:
         settings = self.settings
         if self.step == settings.quantize_from and not settings.model_from:
             self._start_codebook()
         quantized = np.float32(self.step >= settings.quantize_from)
+        weights = self._term_weights()
+        given = (quantized, *map(np.float32, weights.values()))
         parts = []
         for i in range(settings.accumulation):
-            parts.append((self.batches.batch(self.step * settings.accumulation + i), quantized))
+            parts.append((self.batches.batch(self.step * settings.accumulation + i), *given))
         update = self.updates(self.step, self.learning_rate.at(self.step), parts)
         values = {"loss": update.loss, "gradient_norm": update.norm}
-        terms = [np.array([[float(each.asnumpy()) for each in report[:3]]], np.float32) for report in update.reports]
+        names = ("l1", "l2", "commitment", *weights)
+        terms = [
+            np.array([[float(each.asnumpy()) for each in report[: len(names)]]], np.float32)
+            for report in update.reports
+        ]
         terms = np.concatenate([self.devices.gather(each) for each in terms]).mean(0, dtype=np.float64)
-        values["l1"], values["l2"], values["commitment"] = map(float, terms)
+        values.update(zip(names, map(float, terms)))
         values["psnr"] = 10 * np.log10(4 / max(values["l2"], 1e-10))  # pictures are 2 from black to white
-        for _, _, _, latents, codes in update.reports:
+        if weights.get("adversarial") and np.isfinite(update.norm):
+            values["discriminator_loss"] = self._teach_discriminator(parts, update)
+        for report in update.reports:
+            latents, codes = report[len(names) : len(names) + 2]
             self.counts += np.bincount(codes.asnumpy(), minlength=len(self.counts))
             # a step that was skipped may have latents that are not finite, and a codebook would never forget them
             if self.average is not None and quantized and np.isfinite(update.norm):
                 values["dead_codes"] = self._move_codebook(latents, codes)
         return values
+
+    def _teach_discriminator(self, parts: list[tuple], update: Update) -> float:
+        """One update of the discriminator, on the same pictures and their reconstructions; its loss."""
+        shown = [(part[0], report[-1]) for part, report in zip(parts, update.reports)]
+        share = self.settings.discriminator_learning_rate / self.settings.learning_rate
+        return self.discriminator(self.step, share * self.learning_rate.at(self.step), shown).loss
 
     def _move_codebook(self, latents: Tensor, codes: Tensor) -> float:
         rng = np.random.default_rng((self.settings.seed, self.step, 1))
@@ -218,11 +282,15 @@ class CodecTraining(Training):
         return ((decoded / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
 
     def extra_parameters(self) -> list[Parameter]:
-        """The codebook and its running means, where no gradient moves it."""
-        return [] if self.average is None else [self.codebook, *self.average.state()]
+        """The codebook and its running means, where no gradient moves it; the discriminator, where there is one."""
+        codebook = [] if self.average is None else [self.codebook, *self.average.state()]
+        return codebook if self.discriminator is None else [*codebook, *self.discriminator.parameters()]
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "dataset": self.dataset.fingerprint()}
+        identity = {**super().identity(), "dataset": self.dataset.fingerprint()}
+        # settings of a term that is off change nothing; nor were they there before there was the term
+        off = [begin for switch, begins in TERM_SETTINGS.items() if not identity[switch] for begin in begins]
+        return {name: value for name, value in identity.items() if not name.startswith(tuple(off))}
 
     def save(self, folder: Path) -> None:
         """config.json and the weights, as ``VQModel.from_pretrained`` reads them."""
