@@ -16,7 +16,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = common.parser(__doc__, "outputs/class_to_image.png")
     parser.add_argument("classes", nargs="+", type=int, metavar="CLASS", help="several make a labelled grid")
     parser.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID", help="a pipeline folder or a hub id")
-    parser.add_argument("--guidance-scale", type=float, default=5.0, help="above 1 guidance is on [%(default)s]")
+    parser.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [the model's setting]")
     parser.add_argument("--truncation-rate", type=float, default=0.86, help="share of probability kept [%(default)s]")
     parser.add_argument("--num-images", type=int, default=1, help="pictures of each class [%(default)s]")
     return parser.parse_args(arguments)

@@ -12,7 +12,6 @@ in the demo data's words are read too, of the others there is only the speed. Wr
 """
 
 import argparse
-import inspect
 import json
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 import mindone_vq
 from mindone_vq import VQDiffusionPipeline
-from mindone_vq.demo import MODEL, SETTINGS
+from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import Scores, score, understand
 from mindone_vq.demo.shapes import Scene, caption, random_scene
 from mindone_vq.pictures import enlarge, grid
@@ -60,10 +59,11 @@ def main(arguments: list[str]) -> None:
     check(options)
     scenes, prompts = read_prompts(options) if options.prompts else make_prompts(options)
     dtype = common.set_up(options)
-    settings = find_settings(options)
 
     print(f"Loading {options.model or 'the bundled model'} ...")
     pipe = VQDiffusionPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
+    given = {name: getattr(options, name) for name in pipe.default_settings}
+    settings = {**pipe.default_settings, **{name: value for name, value in given.items() if value is not None}}
     pictures, seconds = generate(pipe, prompts, options, settings)
 
     readable = [i for i, scene in enumerate(scenes) if scene]
@@ -123,16 +123,6 @@ def read_prompts(options: argparse.Namespace) -> tuple[list[Optional[Scene]], li
         raise ValueError(f"{options.prompts} holds no prompt; write one on each line.")
     prompts = prompts[: options.count]
     return [understand(prompt) for prompt in prompts], prompts
-
-
-def find_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Guidance and truncation: as given, else the bundled model's, else the pipeline's defaults."""
-    names = ("guidance_scale", "truncation_rate")
-    defaults = inspect.signature(VQDiffusionPipeline.__call__).parameters
-    settings = {name: defaults[name].default for name in names}
-    settings.update({} if options.model else SETTINGS)
-    settings.update({name: getattr(options, name) for name in names if getattr(options, name) is not None})
-    return settings
 
 
 def generate(

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from mindone_vq import VQDiffusionPipeline
-from mindone_vq.demo import MODEL, SETTINGS
+from mindone_vq.demo import MODEL
 from mindone_vq.pictures import cover_masked, enlarge, grid
 
 FILMSTRIP_FRAMES = 10
@@ -26,8 +26,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = common.parser(__doc__, "outputs/text_to_image.png")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to show; several make a labelled grid")
     parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help="a pipeline folder or a hub id [the bundled model]")
-    parser.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [bundled model 2, others 5]")
-    parser.add_argument("--truncation-rate", type=float, help="share of probability kept [bundled 0.86, others 1]")
+    parser.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [the model's setting]")
+    parser.add_argument("--truncation-rate", type=float, help="share of probability kept [the model's setting]")
     parser.add_argument("--num-images", type=int, default=1, help="pictures of each prompt [%(default)s]")
     parser.add_argument("--negative-prompt", help="what to steer away from")
     parser.add_argument("--filmstrip", type=Path, help="also write the pictures of intermediate steps to this file")
@@ -37,10 +37,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     dtype = common.set_up(options)
-    settings = {} if options.model else dict(SETTINGS)
-    for name in ("guidance_scale", "truncation_rate"):
-        if getattr(options, name) is not None:
-            settings[name] = getattr(options, name)
 
     print(f"Loading {options.model or 'the bundled model'} ...")
     pipe = VQDiffusionPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
@@ -50,9 +46,10 @@ def main(arguments: list[str]) -> None:
         num_inference_steps=options.steps,
         num_images_per_prompt=options.num_images,
         generator=[options.seed + i for i in range(len(options.prompts) * options.num_images)],
+        guidance_scale=options.guidance_scale,
+        truncation_rate=options.truncation_rate,
         negative_prompt=options.negative_prompt,
         callback=frames,
-        **settings,
     )[0]
     common.save_pictures(pictures, options.num_images, options.prompts, options.output)
     if frames:

@@ -92,6 +92,7 @@ class Plan:
         pipeline: the class whose folder is made, or None for components alone.
         components: the networks.
         scheduler, tokenizer: of the pipeline, where it has them.
+        default_settings: of the pipeline's calls, where the model has its own.
         ignored: keys of the source that belong to no component, with the reason.
         passed_over: classes of objects in a PyTorch file that were passed over.
         source_is_diffusers: whether diffusers could load the source itself.
@@ -101,6 +102,7 @@ class Plan:
     pipeline: Optional[type[Pipeline]] = None
     scheduler: Optional[VQDiffusionScheduler] = None
     tokenizer: Optional[CLIPTokenizer] = None
+    default_settings: dict[str, float] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     passed_over: set[str] = field(default_factory=set)
     source_is_diffusers: bool = False

@@ -14,6 +14,7 @@ from mindspore.nn.utils import no_init_parameters
 from mindone_vq import CLIPTokenizer, VQDiffusionScheduler
 from mindone_vq.conversion import infer, original, original_codec
 from mindone_vq.conversion.plan import NETWORKS, PIPELINES, Component, ConversionError, Plan
+from mindone_vq.pipelines.base import check_index
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json
 from mindone_vq.weights.lazy import LazyTensor
@@ -73,6 +74,7 @@ def _read_pipeline(folder: Path, options: Options) -> Plan:
     if missing:
         raise ConversionError(f"{folder} lacks the folder of {', '.join(missing)}.")
     plan = Plan([_read_component(folder / name, options) for name in names], kind, source_is_diffusers=True)
+    plan.default_settings = check_index(kind, folder)
     plan.scheduler = VQDiffusionScheduler.from_pretrained(folder / "scheduler")
     if "tokenizer" in kind.component_classes:
         plan.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")

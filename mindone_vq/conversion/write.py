@@ -62,7 +62,7 @@ def write_plan(plan: Plan, destination: Path, target: Target, progress: Callable
             plan.tokenizer.save_pretrained(folder / "tokenizer")
         if plan.pipeline is not None:
             class_names = {component.folder: component.class_name for component in plan.components}
-            write_json(folder / "model_index.json", plan.pipeline.index(class_names))
+            write_json(folder / "model_index.json", plan.pipeline.index(class_names, plan.default_settings))
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:

@@ -23,6 +23,9 @@ from mindone_vq.weights.files import read_json, write_json
 from mindone_vq.weights.pretrained import check_dtype, logger
 from mindone_vq.weights.store import weight_files
 
+# As diffusers' pipeline has them.
+PUBLISHED_SETTINGS = {"guidance_scale": 5.0, "truncation_rate": 1.0}
+
 
 @dataclass
 class ImagePipelineOutput(Output):
@@ -35,6 +38,10 @@ class Pipeline:
     """Base of the pipelines. A pipeline's components are its constructor's arguments.
 
     ``component_classes`` gives each component's class, and the library that model_index.json names for it.
+
+    Attributes:
+        default_settings: what a call uses where it is not given ``guidance_scale`` or ``truncation_rate``. They are the
+            model's own, from model_index.json, which diffusers passes over; without them ``PUBLISHED_SETTINGS``.
     """
 
     component_classes: dict[str, tuple[str, type]] = {}
@@ -42,6 +49,7 @@ class Pipeline:
     def __init__(self, **components: Any) -> None:
         for name, component in components.items():
             setattr(self, name, component)
+        self.default_settings = dict(PUBLISHED_SETTINGS)
         self._progress_bar_config: dict[str, Any] = {}
         self._graphs = GraphCache()
         _warn_of_slow_convolutions()
@@ -72,6 +80,12 @@ class Pipeline:
     def progress_bar(self, iterable: Optional[Iterable] = None, total: Optional[int] = None) -> tqdm:
         """A tqdm with the pipeline's settings."""
         return tqdm(iterable, total=total, **self._progress_bar_config)
+
+    def _settings(self, guidance_scale: Optional[float], truncation_rate: Optional[float]) -> tuple[float, float]:
+        """Both as given, or the default."""
+        given = {"guidance_scale": guidance_scale, "truncation_rate": truncation_rate}
+        chosen = {name: self.default_settings[name] if value is None else value for name, value in given.items()}
+        return chosen["guidance_scale"], chosen["truncation_rate"]
 
     @staticmethod
     def numpy_to_pil(images: np.ndarray) -> list[Image.Image]:
@@ -154,7 +168,7 @@ class Pipeline:
         given = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.component_classes}
         wanted = [name for name in cls.component_classes if name not in given]
         folder = hub.resolve(pretrained_model_name_or_path, wanted, variant, **kwargs)
-        _check_index(cls, folder)
+        settings = check_index(cls, folder)
         missing = [name for name in wanted if not (folder / name).is_dir()]
         if missing:
             raise FileNotFoundError(
@@ -173,7 +187,9 @@ class Pipeline:
                     logger.warning("%s has no variant %r; its plain weights are loaded.", folder / name, variant)
                 options = {"mindspore_dtype": mindspore_dtype, "variant": variant if has_variant else None}
             loaded[name] = component_class.from_pretrained(folder, subfolder=name, **options)
-        return cls(**loaded, **given)
+        pipeline = cls(**loaded, **given)
+        pipeline.default_settings.update(settings)
+        return pipeline
 
     def save_pretrained(self, save_directory: Union[str, os.PathLike], variant: Optional[str] = None) -> None:
         """Writes every component, then model_index.json, as diffusers lays them out."""
@@ -191,20 +207,31 @@ class Pipeline:
             options = {"variant": variant} if hasattr(component, "weights_stems") else {}
             component.save_pretrained(folder / name, **options)
         class_names = {name: type(component).__name__ for name, component in self.components.items()}
-        write_json(folder / "model_index.json", self.index(class_names))
+        write_json(folder / "model_index.json", self.index(class_names, self.default_settings))
 
     @classmethod
-    def index(cls, class_names: Mapping[str, str]) -> dict[str, Any]:
-        """The content of model_index.json, from the class of each component (the usual one where it is not given)."""
+    def index(cls, class_names: Mapping[str, str], settings: Mapping[str, float]) -> dict[str, Any]:
+        """The content of model_index.json.
+
+        Args:
+            class_names: the class of each component; the usual one where it is not given.
+            settings: of a call, by default.
+        """
         index: dict[str, Any] = {"_class_name": cls.__name__, "_mindone_vq_version": mindone_vq.__version__}
+        own = {name: value for name, value in settings.items() if value != PUBLISHED_SETTINGS[name]}
+        if own:
+            index["_default_settings"] = own
         for name, (library, usual) in cls.component_classes.items():
             class_name = class_names.get(name, usual.__name__)
             index[name] = [library if class_name == usual.__name__ else "mindone_vq", class_name]
         return index
 
 
-def _check_index(cls: type, folder: Path) -> None:
-    """Old and new releases of diffusers differ in the library they name for a component; the classes are the same."""
+def check_index(cls: type, folder: Path) -> dict[str, float]:
+    """Raises ValueError where model_index.json describes another pipeline; returns the model's default settings.
+
+    Old and new releases of diffusers differ in the library they name for a component; the classes are the same.
+    """
     index = read_json(folder / "model_index.json")
     named = index.get("_class_name", cls.__name__)
     if named != cls.__name__:
@@ -217,6 +244,13 @@ def _check_index(cls: type, folder: Path) -> None:
             raise ValueError(
                 f"{folder / 'model_index.json'} gives {name} as {entry}, expected a {component_class.__name__}."
             )
+    settings = index.get("_default_settings", {})
+    if not isinstance(settings, dict) or not settings.keys() <= PUBLISHED_SETTINGS.keys():
+        raise ValueError(
+            f"{folder / 'model_index.json'} has _default_settings {settings}; they are numbers for "
+            f"{' and '.join(PUBLISHED_SETTINGS)}."
+        )
+    return settings
 
 
 def _warn_of_slow_convolutions() -> None:

@@ -38,8 +38,8 @@ class ClassToImagePipeline(Pipeline):
         self,
         class_labels: Union[int, Sequence[int]],
         num_inference_steps: int = 100,
-        guidance_scale: float = 5.0,
-        truncation_rate: float = 1.0,
+        guidance_scale: Optional[float] = None,
+        truncation_rate: Optional[float] = None,
         num_images_per_class: int = 1,
         generator: Generators = None,
         latents: Union[Tensor, np.ndarray, None] = None,
@@ -54,6 +54,7 @@ class ClassToImagePipeline(Pipeline):
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
+        guidance_scale, truncation_rate = self._settings(guidance_scale, truncation_rate)
         check_settings(
             guidance_scale,
             truncation_rate,

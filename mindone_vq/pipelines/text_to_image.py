@@ -74,8 +74,8 @@ class VQDiffusionPipeline(Pipeline):
         self,
         prompt: Optional[Prompt] = None,
         num_inference_steps: int = 100,
-        guidance_scale: float = 5.0,
-        truncation_rate: float = 1.0,
+        guidance_scale: Optional[float] = None,
+        truncation_rate: Optional[float] = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
         latents: Union[Tensor, np.ndarray, None] = None,
@@ -93,8 +93,10 @@ class VQDiffusionPipeline(Pipeline):
         Args:
             prompt: what to show; a list gives a batch. Left out where ``prompt_embeds`` is given.
             num_inference_steps: 1 to the timesteps of training; fewer are spread over the whole range.
-            guidance_scale: how far from the null text to go; above 1, guidance is on.
-            truncation_rate: share of the probability kept at each pixel, (0, 1]; 1 keeps all.
+            guidance_scale: how far from the null text to go; above 1, guidance is on. None: the model's setting, 5
+                where it has none.
+            truncation_rate: share of the probability kept at each pixel, (0, 1]; 1 keeps all. None: the model's
+                setting, 1 where it has none.
             num_images_per_prompt: pictures of each prompt, next to each other in the result.
             generator: a numpy generator or a seed; a list of them gives each picture its own.
             latents: x_T to start from, (batch, pixels) integers; None: all masked.
@@ -113,6 +115,7 @@ class VQDiffusionPipeline(Pipeline):
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
+        guidance_scale, truncation_rate = self._settings(guidance_scale, truncation_rate)
         check_settings(guidance_scale, truncation_rate, num_images_per_prompt, output_type, callback_steps)
         embeddings, null = self._encode_prompt(
             prompt,

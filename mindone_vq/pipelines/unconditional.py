@@ -41,7 +41,7 @@ class UnconditionalPipeline(Pipeline):
         self,
         batch_size: int = 1,
         num_inference_steps: int = 100,
-        truncation_rate: float = 1.0,
+        truncation_rate: Optional[float] = None,
         generator: Generators = None,
         latents: Union[Tensor, np.ndarray, None] = None,
         output_type: str = "pil",
@@ -55,6 +55,7 @@ class UnconditionalPipeline(Pipeline):
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
+        _, truncation_rate = self._settings(NO_GUIDANCE, truncation_rate)
         check_settings(NO_GUIDANCE, truncation_rate, batch_size, output_type, callback_steps, count="batch_size")
         return self._generate(
             np.zeros(batch_size),  # the denoiser is told nothing

@@ -63,8 +63,8 @@ class TextToImageSettings(RunSettings):
     recompute: bool = option(False, "gradient checkpointing: less memory, more time")
     preview_prompts: tuple[str, ...] = option((), "prompts of the previews [captions of the data]")
     preview_steps: int = option(25, "denoising steps of the previews", minimum=1)
-    preview_guidance_scale: float = option(2.0, "of the previews", minimum=1)
-    preview_truncation_rate: float = option(0.86, "of the previews", above=0, maximum=1)
+    preview_guidance_scale: float = option(2.0, "of the previews, and the model's default", minimum=1)
+    preview_truncation_rate: float = option(0.86, "of the previews, and the model's default", above=0, maximum=1)
     beta2: float = option(0.96, "AdamW: decay of the mean squared gradient", above=0, maximum=0.999999)
     weight_decay: float = option(4.5e-2, "AdamW: decay of matrices", minimum=0)
     ema_decay: float = option(0.99, "of averaged weights, which are the result; 0: no average", minimum=0, maximum=1)
@@ -264,6 +264,11 @@ class TextToImageTraining(Training):
         return {**super().identity(), "dataset": self.dataset.fingerprint()}
 
     def save(self, folder: Path) -> None:
-        """The pipeline, as ``VQDiffusionPipeline.from_pretrained`` reads it."""
+        """The pipeline, as ``VQDiffusionPipeline.from_pretrained`` reads it; its calls draw as the previews do."""
+        settings = self.settings
+        self.pipe.default_settings = {
+            "guidance_scale": settings.preview_guidance_scale,
+            "truncation_rate": settings.preview_truncation_rate,
+        }
         with self.updates:
             self.pipe.save_pretrained(folder)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mindone_vq import VQDiffusionPipeline
-from mindone_vq.demo import MODEL, SETTINGS
+from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import score
 from mindone_vq.demo.shapes import Scene, Shape, caption, draw, random_scene
 from mindone_vq.training.batches import to_model_range
@@ -39,7 +39,7 @@ def test_it_draws_what_it_is_told(pipe):
         Scene("white", Shape("small", "purple", "square")),
     ]
     prompts = [caption(scene) for scene in scenes for _ in range(4)]
-    pictures = pipe(prompts, num_inference_steps=50, generator=list(range(16)), **SETTINGS)[0]
+    pictures = pipe(prompts, num_inference_steps=50, generator=list(range(16)))[0]
     assert pictures[0].size == (64, 64)
     right = score([scene for scene in scenes for _ in range(4)], pictures).right
     assert np.mean(right) >= 0.75

@@ -37,7 +37,6 @@ FLOATS = Tensor(np.ones((1, 12, 24), np.float32))
         ("a", dict(guidance_scale=float("nan")), ValueError, "guidance_scale is nan"),
         ("a", dict(guidance_scale=float("inf")), ValueError, "guidance_scale is inf"),
         ("a", dict(guidance_scale="5"), TypeError, "guidance_scale is a number"),
-        ("a", dict(guidance_scale=None), TypeError, "guidance_scale is a number"),
         ("a", dict(truncation_rate=0.0), ValueError, "truncation_rate is 0.0"),
         ("a", dict(truncation_rate=1.01), ValueError, "truncation_rate is 1.01"),
         ("a", dict(truncation_rate=-0.5), ValueError, "truncation_rate is -0.5"),
@@ -100,6 +99,8 @@ def test_the_index_of_another_pipeline_is_refused(folder):
     for wrong, named in (
         ({"_class_name": "StableDiffusionPipeline"}, "index of a StableDiffusionPipeline"),
         ({"transformer": ["diffusers", "UNet2DConditionModel"]}, "expected a Transformer2DModel"),
+        ({"_default_settings": {"steps": 3}}, "numbers for guidance_scale and truncation_rate"),
+        ({"_default_settings": [2.0]}, "numbers for guidance_scale and truncation_rate"),
     ):
         (folder / "model_index.json").write_text(json.dumps({**index, **wrong}))
         with pytest.raises(ValueError, match=named):

@@ -13,6 +13,8 @@ from PIL import Image
 
 import mindone_vq
 from mindone_vq import CLIPTextModel, VQDiffusionPipeline, VQDiffusionScheduler
+from mindone_vq.conversion.sources import Options, read_source
+from mindone_vq.conversion.write import Target, write_plan
 from tests.shapes32_model import MODEL, SETTINGS
 from tests.tiny_pipeline import random_pipeline
 
@@ -141,6 +143,25 @@ def test_a_negative_prompt_is_what_guidance_steers_away_from(tiny):
 def test_a_prompt_that_is_cut_says_what_was_lost(tiny, caplog):
     codes(tiny, "a small red circle on a white background in the style of nobody")
     assert "style of nobody" in caplog.text
+
+
+def test_a_call_uses_the_settings_of_the_model_and_they_are_saved_with_it(tmp_path):
+    pipe = random_pipeline(np.random.default_rng(3))
+    assert np.array_equal(codes(pipe), codes(pipe, guidance_scale=5.0, truncation_rate=1.0))
+    assert "_default_settings" not in pipe.index({}, pipe.default_settings)
+    pipe.default_settings = {"guidance_scale": 1.0, "truncation_rate": 0.3}
+    own = codes(pipe)
+    assert np.array_equal(own, codes(pipe, guidance_scale=1.0, truncation_rate=0.3))
+    for name, published in (("guidance_scale", 5.0), ("truncation_rate", 1.0)):
+        assert not np.array_equal(own, codes(pipe, **{name: published}))
+    pipe.save_pretrained(tmp_path / "pipe")
+    plan = read_source(str(tmp_path / "pipe"), Options())
+    plan.check()
+    write_plan(plan, tmp_path / "converted", Target())
+    for folder in ("pipe", "converted"):
+        loaded = VQDiffusionPipeline.from_pretrained(tmp_path / folder)
+        assert loaded.default_settings == pipe.default_settings
+        assert np.array_equal(codes(loaded), own)
 
 
 @pytest.mark.parametrize("learned_null", [True, False])

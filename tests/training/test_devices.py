@@ -91,7 +91,7 @@ def text_on_one(data, codec, tmp_path_factory):
         data,
         tmp_path_factory.mktemp("one") / "one",
         vqvae=codec,
-        num_timesteps=2,
+        num_timesteps=3,
         steps=10,
         learning_rate=1e-2,
         schedule="plateau",

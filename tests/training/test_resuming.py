@@ -28,13 +28,13 @@ def codec(tmp_path_factory):
 
 
 def long_text_settings(data, codec, output):
-    """All that a checkpoint has to hold: sums, averages, a plateau, losses by timestep, two of which are soon known."""
+    """All that a checkpoint has to hold: sums, averages, a plateau, losses that soon decide what timesteps are drawn."""
     return tiny.text_settings(
         data,
         output,
         vqvae=codec,
         steps=24,
-        num_timesteps=2,
+        num_timesteps=3,
         learning_rate=1e-2,
         accumulation=2,
         ema_decay=0.9,

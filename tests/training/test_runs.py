@@ -48,6 +48,7 @@ def test_captioned_pictures_are_learned_by_heart(data, codec, tmp_path):
 
     pipe = VQDiffusionPipeline.from_pretrained(tmp_path / "run")
     pipe.set_progress_bar_config(disable=True)
+    assert pipe.default_settings == {"guidance_scale": 2.0, "truncation_rate": 0.86}  # of the previews
     drawn = pipe(tiny.CAPTIONS, 5, guidance_scale=1.0, truncation_rate=0.3, generator=1, output_type="latent")[0]
     np.testing.assert_array_equal(drawn.reshape(codes.shape), codes)
     assert tiny.column(tmp_path / "run", "loss")[-1] < 0.2 * tiny.column(tmp_path / "run", "loss")[0]
