@@ -28,7 +28,7 @@ def codec(tmp_path_factory):
 
 
 def long_text_settings(data, codec, output):
-    """All that a checkpoint has to hold: sums, averages, a plateau, losses that soon decide what timesteps are drawn."""
+    """All that a checkpoint has to hold: sums, averages, a plateau, losses that soon decide which timesteps come."""
     return tiny.text_settings(
         data,
         output,
