@@ -1,41 +1,62 @@
 """What is done to the network's p(x_0) before it is used. Classes are the last axis."""
 
+import mindspore as ms
 from mindspore import Tensor, ops
-
-from mindone_vq.diffusion.logarithms import logsumexp
 
 # What log(0) becomes, as in the published samplers.
 LOG_FLOOR = -70.0
+# Halvings of the logarithm of an interval that spans ten powers of e or so, until nothing fits in between.
+HALVINGS = 28
 
 
-def guide(log_p_conditional: Tensor, log_p_null: Tensor, guidance_scale: Tensor) -> Tensor:
-    """Classifier-free guidance on log probabilities (Improved VQ-Diffusion, arXiv 2205.16007, equation 6).
-
-    ``log p = null + scale * (conditional - null)``, normalised again.
+def guide(conditional: Tensor, null: Tensor, guidance_scale: Tensor) -> Tensor:
+    """Classifier-free guidance: null + scale (conditional - null) (arXiv 2205.16007, equation 6).
 
     Args:
-        log_p_conditional, log_p_null: (batch, pixels, classes) float32.
+        conditional, null: log probabilities up to a constant for each pixel, (batch, pixels, classes) float32.
         guidance_scale: scalar.
+
+    Returns:
+        The same: a softmax makes it probabilities.
     """
-    guided = log_p_null + guidance_scale * (log_p_conditional - log_p_null)
-    return guided - logsumexp(guided)
+    return null + guidance_scale * (conditional - null)
+
+
+def stays(p_x_0: Tensor, truncation_rate: Tensor) -> Tensor:
+    """Which classes truncation keeps: the likeliest that carry the share ``truncation_rate`` of the probability.
+
+    A class stays if the classes likelier than it carry less than the rate together; so the likeliest always stays, and
+    everything at rate 1 (VQ-Diffusion, section 4.3, "truncation sampling"; Table 6 finds 0.86 best).
+
+    The least probability that stays is found by bisection, of its logarithm, because the probability above a level
+    falls as the level rises: sorting 4096 classes takes twice as long on a CPU.
+
+    Args:
+        p_x_0: (batch, pixels, classes) float32; sums to 1.
+        truncation_rate: scalar in (0, 1].
+
+    Returns:
+        (batch, pixels, classes) bool.
+    """
+    classes = p_x_0.shape[-1]
+    # above ``high`` lies less than the rate, above ``low`` at least that
+    high = ops.ones_like(p_x_0[:, :, :1])
+    low = high * ops.maximum((1.0 - truncation_rate) / (2 * classes), 1e-30)
+    for _ in range(HALVINGS):
+        middle = ops.sqrt(low * high)
+        is_above = (p_x_0 > ops.tile(middle, (1, 1, classes))).astype(ms.float32)
+        is_enough = (is_above * p_x_0).sum(-1, keepdims=True) >= truncation_rate
+        low, high = ops.where(is_enough, middle, low), ops.where(is_enough, high, middle)
+    low = ops.where(truncation_rate >= 1.0, -1.0, low)
+    return p_x_0 > ops.tile(low, (1, 1, classes))
 
 
 def truncate(log_p_x_0: Tensor, truncation_rate: Tensor) -> Tensor:
-    """Keeps, for each pixel, the likeliest classes that carry the share ``truncation_rate`` of the probability.
-
-    A class stays if the classes likelier than it carry less than the rate together; so the likeliest always
-    stays, and everything at rate 1. The others get ``LOG_FLOOR``. What is left is not normalised again
-    (VQ-Diffusion, section 4.3, "truncation sampling"; Table 6 finds 0.86 best).
+    """log p(x_0) with ``LOG_FLOOR`` for what does not stay. What is left is not normalised again.
 
     Args:
         log_p_x_0: (batch, pixels, classes) float32.
         truncation_rate: scalar in (0, 1].
     """
-    descending, _ = ops.sort(log_p_x_0, axis=-1, descending=True)
-    mass = ops.cumsum(ops.exp(descending), -1)
-    before = ops.concat((ops.zeros_like(mass[:, :, :1]), mass[:, :, :-1]), -1)  # of the likelier classes
-    kept_somewhere = ops.where(before < truncation_rate, descending, ops.zeros_like(descending))
-    threshold = kept_somewhere.min(axis=-1, keepdims=True)  # the least likely class that stays
-    stays = ops.logical_or(log_p_x_0 >= threshold, truncation_rate >= 1.0)
-    return ops.where(stays, ops.maximum(log_p_x_0, LOG_FLOOR), ops.full_like(log_p_x_0, LOG_FLOOR))
+    kept = stays(ops.exp(log_p_x_0), truncation_rate)
+    return ops.where(kept, ops.maximum(log_p_x_0, LOG_FLOOR), ops.full_like(log_p_x_0, LOG_FLOOR))

@@ -1,6 +1,7 @@
 """The reverse transition p(x_s | x_t) from the network's p(x_0 | x_t), for any jump s < t.
 
-docs/math.md derives it. Classes are the last axis here.
+docs/math.md derives it. Classes are the last axis here. ``log_posterior`` is exact in the smallest probabilities too,
+which training and its gradients need; ``posterior`` is for drawing, in fewer operations.
 """
 
 import mindspore as ms
@@ -45,6 +46,33 @@ def log_posterior(log_p_x_0: Tensor, x_t: Tensor, jump: Tensor) -> Tensor:
     is_mask = (x_t == classes).expand_dims(-1)
     masked = log_sum + ops.where(is_mask, _coefficient(jump, 7), _coefficient(jump, 8))
     return ops.concat((logaddexp(kept, replaced), masked), -1)
+
+
+def posterior(p_x_0: Tensor, x_t: Tensor, jump: Tensor) -> tuple[Tensor, Tensor]:
+    """p(x_s | x_t), as ``log_posterior`` describes it, up to a factor for each pixel.
+
+    Args:
+        p_x_0: (batch, pixels, classes) float32, of any sum.
+        x_t: (batch, pixels) integers.
+        jump: (9,) float32.
+
+    Returns:
+        Those of the classes, (batch, pixels, classes) float32; and that of the mask, (batch, pixels, 1).
+    """
+    classes, one, zero = p_x_0.shape[-1], Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
+    coefficients = ops.exp(jump)
+    is_mask = (x_t == classes).expand_dims(-1)  # (batch, pixels, 1)
+    weighted = p_x_0 * ops.one_hot(x_t, classes, coefficients[6], one)
+    total = weighted.sum(-1, keepdims=True)
+    kept = ops.where(is_mask, coefficients[0], coefficients[1])
+    replaced = ops.where(is_mask, coefficients[3], coefficients[4]) * total
+    # where x_s is x_t: what it has more than another class would have
+    p_same = ops.gather_elements(p_x_0, 2, ops.minimum(x_t, classes - 1).astype(ms.int32).expand_dims(-1))
+    more = p_same * (coefficients[2] - kept) + (total * coefficients[5] - replaced)
+    spread = (1, 1, classes)  # repeated first: products of different shapes are slow on a CPU
+    p = p_x_0 * ops.tile(kept, spread) + ops.tile(replaced, spread)
+    p = p + ops.one_hot(x_t, classes, one, zero) * ops.tile(more, spread)
+    return p, total * ops.where(is_mask, coefficients[7], coefficients[8])
 
 
 def _coefficient(jump: Tensor, index: int) -> Tensor:

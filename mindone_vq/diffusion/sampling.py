@@ -44,18 +44,19 @@ def draw_uniforms(generators: Sequence[np.random.Generator], batch: int, pixels:
     return np.stack([generator.random(pixels, dtype=np.float32) for generator in generators])
 
 
-def draw(log_p: Tensor, uniforms: Tensor) -> Tensor:
-    """Draws a class for each pixel by inverting the cumulative distribution over the last axis.
+def draw(p: Tensor, rest: Tensor, uniforms: Tensor) -> Tensor:
+    """Draws a state for each pixel by inverting the cumulative distribution over the last axis.
 
     Args:
-        log_p: (batch, pixels, states) float32, not necessarily normalised.
+        p: (batch, pixels, states) float32, at least 0, of any sum.
+        rest: probability of one more state, which comes last, on the same scale, (batch, pixels, 1).
         uniforms: (batch, pixels) float32 in [0, 1).
 
     Returns:
         (batch, pixels) int32. A state of probability zero is never drawn: the state returned is the first whose
         cumulative probability exceeds ``uniform * total``, so its own probability is positive.
     """
-    cumulative = ops.cumsum(ops.exp(log_p), -1)
-    level = uniforms.expand_dims(-1) * cumulative[:, :, -1:]
-    below = (cumulative <= level).astype(ms.float32).sum(-1)  # exact: counts are far below 2^24
-    return ops.minimum(below, log_p.shape[-1] - 1).astype(ms.int32)
+    cumulative = ops.cumsum(p, -1)
+    level = uniforms.expand_dims(-1) * (cumulative[:, :, -1:] + rest)
+    below = cumulative <= ops.tile(level, (1, 1, p.shape[-1]))
+    return below.astype(ms.float32).sum(-1).astype(ms.int32)  # exact: counts are far below 2^24

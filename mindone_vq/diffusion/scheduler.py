@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindone_vq.diffusion.posterior import by_state, log_posterior
+from mindone_vq.diffusion.posterior import by_state, log_posterior, posterior
 from mindone_vq.diffusion.sampling import Generators, draw, draw_uniforms, make_generators
 from mindone_vq.diffusion.schedule import CLEAN, ONE_HOT_FLOOR, TransitionSchedule
 from mindone_vq.outputs import Output
@@ -106,11 +106,11 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         """What ``construct`` needs to know about the jump from ``timestep``: (9,) float32."""
         return Tensor(self.schedule.jump(int(timestep), self.previous_timestep(timestep)))
 
-    def construct(self, log_p_x_0: Tensor, x_t: Tensor, jump: Tensor, uniforms: Tensor) -> Tensor:
+    def construct(self, p_x_0: Tensor, x_t: Tensor, jump: Tensor, uniforms: Tensor) -> Tensor:
         """One step as part of a graph; everything that changes from step to step is a tensor.
 
         Args:
-            log_p_x_0: (batch, pixels, classes) float32, classes last.
+            p_x_0: (batch, pixels, classes) float32, classes last, of any sum.
             x_t: (batch, pixels) int32.
             jump: (9,) float32, from ``jump``.
             uniforms: (batch, pixels) float32 in [0, 1).
@@ -118,7 +118,7 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         Returns:
             x_s: (batch, pixels) int32.
         """
-        return draw(log_posterior(log_p_x_0, x_t, jump), uniforms)
+        return draw(*posterior(p_x_0, x_t, jump), uniforms)
 
     def step(
         self,
@@ -140,7 +140,7 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         batch, pixels = sample.shape
         uniforms = Tensor(draw_uniforms(make_generators(generator, batch), batch, pixels))
         log_p_x_0 = model_output.astype(ms.float32).transpose(0, 2, 1)  # (batch, pixels, classes)
-        prev_sample = self.construct(log_p_x_0, sample.astype(ms.int32), self.jump(timestep), uniforms)
+        prev_sample = self.construct(ops.exp(log_p_x_0), sample.astype(ms.int32), self.jump(timestep), uniforms)
         if not return_dict:
             return (prev_sample,)
         return VQDiffusionSchedulerOutput(prev_sample=prev_sample)

@@ -48,8 +48,8 @@ class DiscreteDenoiser(PretrainedCell):
         self.norm_out = LayerNorm(inner_dim)
         self.out = nn.Dense(inner_dim, num_vector_embeds - 1)
 
-    def log_p_x_0(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
-        """Log probabilities of the codes of the clean picture, classes last.
+    def logits(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
+        """Log probabilities of the codes of the clean picture up to a constant for each pixel, classes last.
 
         Args:
             x_t: (batch, pixels) integers; the mask is class ``num_vector_embeds - 1``.
@@ -62,8 +62,11 @@ class DiscreteDenoiser(PretrainedCell):
         hidden_states = self.latent_image_embedding(x_t)
         for block in self.transformer_blocks:
             hidden_states = block(hidden_states, condition, timestep)
-        logits = self.out(self.norm_out(hidden_states))
-        return ops.log_softmax(logits.astype(ms.float32), axis=-1)
+        return self.out(self.norm_out(hidden_states)).astype(ms.float32)
+
+    def log_p_x_0(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
+        """Log probabilities; the arguments and the shape are those of ``logits``."""
+        return ops.log_softmax(self.logits(x_t, condition, timestep), axis=-1)
 
     def classes_first(
         self, x_t: Tensor, condition: Optional[Tensor], timestep: Union[Tensor, int], return_dict: bool

@@ -3,45 +3,41 @@
 from mindspore import Tensor, nn, ops
 
 
-class GELU(nn.Cell):
-    """Linear, then the Gaussian error linear unit: exact, or its tanh approximation."""
+def gelu(x: Tensor) -> Tensor:
+    """The Gaussian error linear unit (arXiv 1606.08415)."""
+    return ops.gelu(x, approximate="none")
 
-    def __init__(self, dim: int, inner_dim: int, approximate: str = "none") -> None:
+
+def tanh_gelu(x: Tensor) -> Tensor:
+    """Its approximation by tanh."""
+    return ops.gelu(x, approximate="tanh")
+
+
+def sigmoid_gelu(x: Tensor) -> Tensor:
+    """Its approximation by a sigmoid, ``x * sigmoid(1.702 x)`` (section 2)."""
+    return x * ops.sigmoid(1.702 * x)
+
+
+def geglu(x: Tensor) -> Tensor:
+    """One half gates the other by GELU (arXiv 2002.05202)."""
+    x, gate = ops.chunk(x, 2, axis=-1)
+    return x * gelu(gate)
+
+
+# By the names that configs have; "geglu-approximate" has no gate, whatever its name.
+ACTIVATIONS = {"geglu": geglu, "geglu-approximate": sigmoid_gelu, "gelu": gelu, "gelu-approximate": tanh_gelu}
+
+
+class ActivatedProjection(nn.Cell):
+    """Linear, then an activation, which halves the width if it is a gate."""
+
+    def __init__(self, dim: int, inner_dim: int, activation_fn: str) -> None:
         super().__init__()
-        self.proj = nn.Dense(dim, inner_dim)
-        self.approximate = approximate
+        self.activation = ACTIVATIONS[activation_fn]
+        self.proj = nn.Dense(dim, 2 * inner_dim if self.activation is geglu else inner_dim)
 
     def construct(self, x: Tensor) -> Tensor:
-        return ops.gelu(self.proj(x), approximate=self.approximate)
-
-
-class TanhGELU(GELU):
-    def __init__(self, dim: int, inner_dim: int) -> None:
-        super().__init__(dim, inner_dim, approximate="tanh")
-
-
-class GEGLU(nn.Cell):
-    """Linear to twice the width; one half gates the other by GELU (arXiv 2002.05202)."""
-
-    def __init__(self, dim: int, inner_dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Dense(dim, 2 * inner_dim)
-
-    def construct(self, x: Tensor) -> Tensor:
-        x, gate = ops.chunk(self.proj(x), 2, axis=-1)
-        return x * ops.gelu(gate, approximate="none")
-
-
-class ApproximateGELU(nn.Cell):
-    """Linear, then ``x * sigmoid(1.702 x)`` (arXiv 1606.08415, section 2). No gate, whatever its config name."""
-
-    def __init__(self, dim: int, inner_dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Dense(dim, inner_dim)
-
-    def construct(self, x: Tensor) -> Tensor:
-        x = self.proj(x)
-        return x * ops.sigmoid(1.702 * x)
+        return self.activation(self.proj(x))
 
 
 class ConvFeedForward(nn.Cell):
@@ -62,16 +58,8 @@ class ConvFeedForward(nn.Cell):
         size = self.sample_size
         grid = x.transpose(0, 2, 1).reshape(-1, self.dim, size, size)  # (batch, dim, rows, columns)
         grid = self.conv1(grid)
-        grid = self.conv2(grid * ops.sigmoid(1.702 * grid))
+        grid = self.conv2(sigmoid_gelu(grid))
         return self.dropout(grid.reshape(-1, self.dim, size * size).transpose(0, 2, 1))
-
-
-ACTIVATIONS = {
-    "geglu": GEGLU,
-    "geglu-approximate": ApproximateGELU,
-    "gelu": GELU,
-    "gelu-approximate": TanhGELU,
-}
 
 
 class FeedForward(nn.Cell):
@@ -82,7 +70,7 @@ class FeedForward(nn.Cell):
         if activation_fn not in ACTIVATIONS:
             raise ValueError(f"activation_fn is {activation_fn!r}; it must be one of {sorted(ACTIVATIONS)}.")
         self.net = nn.CellList(
-            [ACTIVATIONS[activation_fn](dim, mult * dim), nn.Dropout(p=dropout), nn.Dense(mult * dim, dim)]
+            [ActivatedProjection(dim, mult * dim, activation_fn), nn.Dropout(p=dropout), nn.Dense(mult * dim, dim)]
         )
 
     def construct(self, x: Tensor) -> Tensor:

@@ -6,6 +6,26 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindone_vq.nn.device import on_cpu
 
 
+def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, by_hand: bool) -> Tensor:
+    """Layer normalisation over the last axis, then ``* scale + shift``, in float32.
+
+    Args:
+        x: (rows, dim) of any float type, which the result has too.
+        scale, shift: (dim,).
+        eps: added to the variance.
+        by_hand: made of sums and products, for a CPU.
+    """
+    dim, dtype = x.shape[-1], x.dtype
+    x, scale, shift = x.astype(ms.float32), scale.astype(ms.float32), shift.astype(ms.float32)
+    if not by_hand:
+        return ops.LayerNorm(-1, -1, eps)(x, scale, shift)[0].astype(dtype)
+    # Means and scales are repeated by products with a row: products of different shapes are slow there.
+    repeated = ops.MatMul()
+    centred = x - repeated(x.mean(-1, keep_dims=True), ops.ones((1, dim), ms.float32))
+    deviation = ops.rsqrt((centred * centred).mean(-1, keep_dims=True) + eps)
+    return ops.BiasAdd()(centred * repeated(deviation, scale.reshape(1, dim)), shift).astype(dtype)
+
+
 class LayerNorm(nn.Cell):
     """Layer normalisation over the last axis, with PyTorch's defaults.
 
@@ -25,21 +45,13 @@ class LayerNorm(nn.Cell):
             self.unit_scale = ops.ones((dim,), ms.float32)
             self.zero_shift = ops.zeros((dim,), ms.float32)
         self.dim, self.eps, self.by_hand = dim, eps, on_cpu()
-        self.normalize = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=eps)
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.by_hand:
-            rows = x.astype(ms.float32).reshape(-1, self.dim)
-            centred = rows - rows.mean(-1, keep_dims=True)
-            normalized = centred * ops.rsqrt((centred * centred).mean(-1, keep_dims=True) + self.eps)
-            if self.affine:
-                normalized = normalized * self.gamma.astype(ms.float32) + self.beta.astype(ms.float32)
-            return normalized.reshape(x.shape).astype(x.dtype)
         if self.affine:
-            scale, shift = self.gamma.astype(ms.float32), self.beta.astype(ms.float32)
+            scale, shift = self.gamma, self.beta
         else:
             scale, shift = self.unit_scale, self.zero_shift
-        return self.normalize(x.astype(ms.float32), scale, shift)[0].astype(x.dtype)
+        return modulated_norm(x.reshape(-1, self.dim), scale, shift, self.eps, self.by_hand).reshape(x.shape)
 
 
 class GroupNorm(nn.GroupNorm):

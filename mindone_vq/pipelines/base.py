@@ -17,7 +17,8 @@ import mindone_vq
 from mindone_vq.diffusion.sampling import Generators, draw_uniforms, make_generators
 from mindone_vq.outputs import Output
 from mindone_vq.pipelines.checks import check_latents
-from mindone_vq.pipelines.graphs import CodeDecoding, DenoisingStep, GraphCache
+from mindone_vq.pipelines.denoising import make_step
+from mindone_vq.pipelines.graphs import CodeDecoding, GraphCache
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json, write_json
 from mindone_vq.weights.pretrained import check_dtype, logger
@@ -123,11 +124,11 @@ class Pipeline:
         generators = make_generators(generator, len(condition))
         x_t = check_latents(latents, shape, classes)
         told = Tensor(np.concatenate((null, condition)) if guided else condition, dtype)
-        step = self._graphs.get(DenoisingStep, self.transformer, self.scheduler, guided, name="denoising step")
+        step = make_step(self._graphs, self.transformer, self.scheduler, guided, told)
         scale, rate = Tensor(guidance_scale, ms.float32), Tensor(truncation_rate, ms.float32)
         for i, t in enumerate(self.progress_bar(self.scheduler.chain[:-1])):
             uniforms = Tensor(draw_uniforms(generators, *shape))
-            x_t = step(x_t, Tensor([t], ms.int32), self.scheduler.jump(t), told, scale, rate, uniforms)
+            x_t = step(x_t, t, self.scheduler.jump(t), scale, rate, uniforms)
             if callback_on_step_end is not None:
                 changed = callback_on_step_end(self, i, t, {"latents": x_t}) or {}
                 if "latents" in changed:

@@ -1,4 +1,4 @@
-"""The three graphs of a pipeline: prompt to embeddings, one denoising step, codes to pictures.
+"""The graphs of a pipeline: prompt to embeddings, one denoising step, codes to pictures (denoising.py has more).
 
 Everything that changes from call to call is a tensor argument, so that only another shape, another network or
 guidance switched on or off compiles again.
@@ -11,10 +11,11 @@ from typing import Any, Optional
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindone_vq.diffusion.guidance import guide, truncate
+from mindone_vq.diffusion.guidance import guide, stays
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.models.vq_model import VQModel
+from mindone_vq.nn.device import on_cpu
 from mindone_vq.text.clip import CLIPTextModel
 
 logger = logging.getLogger("mindone_vq")
@@ -32,44 +33,65 @@ class TextEncoding(nn.Cell):
         return self.text_encoder(input_ids)[0].astype(ms.float32)
 
 
-class DenoisingStep(nn.Cell):
-    """x_t -> x_s: transformer, guidance, truncation, posterior and draw."""
+class Draw(nn.Cell):
+    """What the network says, and x_t -> x_s: guidance, truncation, posterior and draw."""
 
-    def __init__(self, transformer: DiscreteDenoiser, scheduler: VQDiffusionScheduler, guided: bool) -> None:
+    def __init__(self, scheduler: VQDiffusionScheduler, guided: bool) -> None:
         super().__init__(auto_prefix=False)
-        self.transformer, self.scheduler, self.guided = transformer, scheduler, guided
+        self.scheduler, self.guided = scheduler, guided
 
     def construct(
         self,
+        logits: Tensor,
         x_t: Tensor,
-        timestep: Tensor,
         jump: Tensor,
-        condition: Tensor,
         guidance_scale: Tensor,
         truncation_rate: Tensor,
         uniforms: Tensor,
     ) -> Tensor:
-        """One step.
+        """One draw.
 
         Args:
+            logits: (batch, pixels, classes) float32; guided: twice as many, those of the null condition first.
             x_t: (batch, pixels) int32.
-            timestep: (1,) int32.
             jump: (9,) float32, ``scheduler.jump(timestep)``.
-            condition: text embeddings (batch, length, dim), or classes (batch,), or any tensor for a denoiser that
-                takes none; guided: twice as many, the null condition first.
             guidance_scale, truncation_rate: scalars, float32.
             uniforms: (batch, pixels) float32 in [0, 1).
 
         Returns:
             (batch, pixels) int32.
         """
+        if self.guided:
+            null, conditional = ops.chunk(logits, 2, axis=0)
+            logits = guide(conditional, null, guidance_scale)
+        p_x_0 = ops.softmax(logits, axis=-1)
+        p_x_0 = p_x_0 * stays(p_x_0, truncation_rate).astype(ms.float32)
+        return self.scheduler(p_x_0, x_t, jump, uniforms)
+
+
+class DenoisingStep(nn.Cell):
+    """x_t -> x_s for any denoiser, as one graph."""
+
+    def __init__(self, transformer: DiscreteDenoiser, scheduler: VQDiffusionScheduler, guided: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.transformer, self.guided, self.draw = transformer, guided, Draw(scheduler, guided)
+
+    def construct(self, x_t: Tensor, timestep: Tensor, condition: Tensor, *settings: Tensor) -> Tensor:
+        """One step.
+
+        Args:
+            x_t: (batch, pixels) int32.
+            timestep: (1,) int32.
+            condition: text embeddings (batch, length, dim), or classes (batch,), or any tensor for a denoiser that
+                takes none; guided: twice as many, the null condition first.
+            settings: as ``Draw`` takes them after x_t.
+
+        Returns:
+            (batch, pixels) int32.
+        """
         network_input = ops.concat((x_t, x_t), 0) if self.guided else x_t
         timesteps = timestep.broadcast_to((network_input.shape[0],))
-        log_p_x_0 = self.transformer.log_p_x_0(network_input, condition, timesteps)
-        if self.guided:
-            log_p_null, log_p_conditional = ops.chunk(log_p_x_0, 2, axis=0)
-            log_p_x_0 = guide(log_p_conditional, log_p_null, guidance_scale)
-        return self.scheduler(truncate(log_p_x_0, truncation_rate), x_t, jump, uniforms)
+        return self.draw(self.transformer.logits(network_input, condition, timesteps), x_t, *settings)
 
 
 class CodeDecoding(nn.Cell):
@@ -94,20 +116,20 @@ class CompiledGraph:
     """
 
     def __init__(self, cell: nn.Cell, name: str) -> None:
-        if ms.get_context("device_target") == "CPU" and any(p.dtype == ms.bfloat16 for p in cell.get_parameters()):
+        if on_cpu() and any(p.dtype == ms.bfloat16 for p in cell.get_parameters()):
             raise ValueError(f"The {name} has bfloat16 weights, which MindSpore cannot run on a CPU: use float32.")
         self.cell, self.name = cell.set_train(False), name
         self._run = ms.jit(cell, fullgraph=True)
         self._known: set[Any] = set()
 
-    def __call__(self, *tensors: Tensor) -> Tensor:
+    def __call__(self, *tensors: Tensor) -> Any:
         signature = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         if signature in self._known:
             return self._run(*tensors)
         logger.info("Compiling the %s for batch %d ...", self.name, tensors[0].shape[0])
         start = time.perf_counter()
         output = self._run(*tensors)
-        output.asnumpy()  # waits for the end of the first run
+        (output if isinstance(output, Tensor) else output[0]).asnumpy()  # waits for the end of the first run
         self._known.add(signature)
         logger.info("Compiled the %s and ran it once in %.1f s.", self.name, time.perf_counter() - start)
         return output

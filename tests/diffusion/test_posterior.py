@@ -4,8 +4,9 @@ import pytest
 from mindspore import Tensor
 
 from mindone_vq import VQDiffusionScheduler
+from mindone_vq.diffusion.posterior import posterior
 from mindone_vq.diffusion.schedule import CLEAN
-from tests.diffusion.brute_force import posterior
+from tests.diffusion.brute_force import posterior as exact_posterior
 
 T, K = 20, 6
 STRONG = dict(alpha_cum_start=0.95, alpha_cum_end=0.05, gamma_cum_start=0.02, gamma_cum_end=0.7)
@@ -22,9 +23,15 @@ def test_a_jump_has_the_exact_posterior(options, t, s, rng):
     p_x_0 = np.exp(log_p.astype(np.float64)).transpose(0, 2, 1)  # what float32 holds of it
     log_p = Tensor(log_p)
     result = np.exp(scheduler.q_posterior(log_p, Tensor(x_t, ms.int32), t, s).asnumpy().astype(np.float64))
+    jump = Tensor(scheduler.schedule.jump(t, s))
+    p = Tensor(p_x_0.astype(np.float32))
+    classes, mask = (each.asnumpy() for each in posterior(p, Tensor(x_t, ms.int32), jump))
+    for_drawing = np.concatenate((classes, mask), -1)
+    for_drawing /= for_drawing.sum(-1, keepdims=True)
     for image in range(2):
         for state in range(K + 1):
-            expected = posterior(scheduler.schedule, p_x_0[image, state], state, t, s)
+            expected = exact_posterior(scheduler.schedule, p_x_0[image, state], state, t, s)
+            assert np.abs(for_drawing[image, state] - expected).max() <= 2e-6
             assert np.abs(result[image, :, state] - expected).max() <= 1e-6
             assert result[image, :, state].sum() == pytest.approx(1, abs=2e-6)
 

@@ -7,13 +7,18 @@ from scipy.stats import chisquare
 from mindone_vq.diffusion.sampling import draw, draw_uniforms, make_generators
 
 
+def drawn(p, uniforms):
+    """States drawn from p, (batch, pixels, states)."""
+    p = np.asarray(p, np.float32)
+    return draw(
+        Tensor(p[..., :-1].copy()), Tensor(p[..., -1:].copy()), Tensor(np.array(uniforms, np.float32))
+    ).asnumpy()
+
+
 def test_draws_follow_the_distribution(rng):
     p = np.array([0.5, 0.0, 0.2, 0.05, 0.25])
     draws = 50_000
-    with np.errstate(divide="ignore"):
-        log_p = np.maximum(np.log(p), -1e4).astype(np.float32)
-    log_p = Tensor(np.broadcast_to(log_p, (1, draws, 5)).copy())
-    states = draw(log_p, Tensor(rng.random((1, draws), dtype=np.float32))).asnumpy()
+    states = drawn(np.broadcast_to(p, (1, draws, 5)), rng.random((1, draws)))
     counts = np.bincount(states.ravel(), minlength=5)
     assert counts[1] == 0
     possible = p > 0
@@ -21,22 +26,20 @@ def test_draws_follow_the_distribution(rng):
 
 
 def test_the_state_is_where_the_cumulative_probability_passes_the_uniform():
-    log_p = Tensor(np.log(np.tile([0.25, 0.5, 0.25], (1, 5, 1))).astype(np.float32))
-    uniforms = Tensor(np.array([[0.0, 0.24, 0.26, 0.74, 0.76]], np.float32))
-    assert draw(log_p, uniforms).asnumpy().tolist() == [[0, 0, 1, 1, 2]]
+    p = np.tile([0.25, 0.5, 0.25], (1, 5, 1))
+    assert drawn(p, [[0.0, 0.24, 0.26, 0.74, 0.76]]).tolist() == [[0, 0, 1, 1, 2]]
 
 
 def test_an_impossible_state_is_not_drawn_at_either_end():
-    log_p = Tensor(np.array([[[-1e4, 0.0, -1e4]] * 3], np.float32))
-    uniforms = Tensor(np.array([[0.0, 0.5, 1 - 2**-24]], np.float32))
-    assert draw(log_p, uniforms).asnumpy().tolist() == [[1, 1, 1]]
+    for scale in (1.0, 0.7, 1.9, 3e-5):
+        p = np.array([[[0.0, scale, 0.0, 0.0]] * 3])
+        assert drawn(p, [[0.0, 0.5, 1 - 2**-24]]).tolist() == [[1, 1, 1]]
+    assert drawn(np.array([[[0.0, 0.0, 0.0, 2.0]] * 3]), [[0.0, 0.5, 1 - 2**-24]]).tolist() == [[3, 3, 3]]
 
 
 def test_probabilities_need_not_be_normalised(rng):
-    log_p = rng.standard_normal((2, 7, 9)).astype(np.float32)
-    uniforms = Tensor(rng.random((2, 7), dtype=np.float32))
-    shifted = draw(Tensor(log_p + 2.0), uniforms).asnumpy()
-    assert np.array_equal(draw(Tensor(log_p), uniforms).asnumpy(), shifted)
+    p, uniforms = rng.random((2, 7, 9)), rng.random((2, 7))
+    assert np.array_equal(drawn(p, uniforms), drawn(8 * p, uniforms))
 
 
 def test_an_image_with_a_generator_of_its_own_gets_the_same_numbers_in_any_batch():
@@ -65,7 +68,6 @@ def test_what_is_no_generator_is_refused(generator, error):
 
 
 def test_a_compiled_draw_is_the_same(rng):
-    log_p = Tensor(rng.standard_normal((2, 7, 9)).astype(np.float32))
-    uniforms = Tensor(rng.random((2, 7), dtype=np.float32))
-    compiled = ms.jit(draw, fullgraph=True)(log_p, uniforms)
-    assert np.array_equal(compiled.asnumpy(), draw(log_p, uniforms).asnumpy())
+    arguments = [Tensor(rng.random(shape).astype(np.float32)) for shape in ((2, 7, 9), (2, 7, 1), (2, 7))]
+    compiled = ms.jit(draw, fullgraph=True)(*arguments)
+    assert np.array_equal(compiled.asnumpy(), draw(*arguments).asnumpy())
