@@ -61,18 +61,20 @@ def posterior(p_x_0: Tensor, x_t: Tensor, jump: Tensor) -> tuple[Tensor, Tensor]
     """
     classes, one, zero = p_x_0.shape[-1], Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
     coefficients = ops.exp(jump)
-    is_mask = (x_t == classes).expand_dims(-1)  # (batch, pixels, 1)
-    weighted = p_x_0 * ops.one_hot(x_t, classes, coefficients[6], one)
+    p, states = p_x_0.reshape(-1, classes), x_t.reshape(-1)  # (rows, classes), (rows,)
+    is_mask = (states == classes).expand_dims(-1)  # (rows, 1)
+    weighted = p * ops.one_hot(states, classes, coefficients[6], one)
     total = weighted.sum(-1, keepdims=True)
     kept = ops.where(is_mask, coefficients[0], coefficients[1])
     replaced = ops.where(is_mask, coefficients[3], coefficients[4]) * total
     # where x_s is x_t: what it has more than another class would have
-    p_same = ops.gather_elements(p_x_0, 2, ops.minimum(x_t, classes - 1).astype(ms.int32).expand_dims(-1))
+    p_same = ops.gather_elements(p, 1, ops.minimum(states, classes - 1).astype(ms.int32).expand_dims(-1))
     more = p_same * (coefficients[2] - kept) + (total * coefficients[5] - replaced)
-    spread = (1, 1, classes)  # repeated first: products of different shapes are slow on a CPU
-    p = p_x_0 * ops.tile(kept, spread) + ops.tile(replaced, spread)
-    p = p + ops.one_hot(x_t, classes, one, zero) * ops.tile(more, spread)
-    return p, total * ops.where(is_mask, coefficients[7], coefficients[8])
+    spread = (1, classes)  # repeated first: products of different shapes are slow on a CPU
+    p = p * ops.tile(kept, spread) + ops.tile(replaced, spread)
+    p = p + ops.one_hot(states, classes, one, zero) * ops.tile(more, spread)
+    masked = total * ops.where(is_mask, coefficients[7], coefficients[8])
+    return p.reshape(p_x_0.shape), masked.reshape(*x_t.shape, 1)
 
 
 def _coefficient(jump: Tensor, index: int) -> Tensor:

@@ -56,7 +56,9 @@ def draw(p: Tensor, rest: Tensor, uniforms: Tensor) -> Tensor:
         (batch, pixels) int32. A state of probability zero is never drawn: the state returned is the first whose
         cumulative probability exceeds ``uniform * total``, so its own probability is positive.
     """
-    cumulative = ops.cumsum(p, -1)
-    level = uniforms.expand_dims(-1) * (cumulative[:, :, -1:] + rest)
-    below = cumulative <= ops.tile(level, (1, 1, p.shape[-1]))
-    return below.astype(ms.float32).sum(-1).astype(ms.int32)  # exact: counts are far below 2^24
+    states = p.shape[-1]
+    cumulative = ops.cumsum(p.reshape(-1, states), -1)  # (rows, states)
+    level = uniforms.reshape(-1, 1) * (cumulative[:, -1:] + rest.reshape(-1, 1))
+    below = cumulative <= ops.tile(level, (1, states))
+    counts = below.astype(ms.float32).sum(-1)  # exact: far below 2^24
+    return counts.astype(ms.int32).reshape(uniforms.shape)

@@ -1,0 +1,228 @@
+"""One denoising step of a transformer of the published size, beside diffusers' in PyTorch.
+
+    python benchmarks/denoise_step.py
+
+36 layers 1408 wide on 1024 latent pixels, as microsoft/vq-diffusion-ithq; random weights, one picture with guidance,
+truncation 0.86: everything from x_t to x_{t-1}. Every side is a process of its own; they take turns, one step each, so
+that the machine's moods fall on all alike. Before the first of those every side runs one step that is not counted, for
+its compilation. The parts of our step are timed too, and the matrix products of one layer alone.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+SIZES = dict(
+    num_attention_heads=16,
+    attention_head_dim=88,
+    num_layers=36,
+    cross_attention_dim=512,
+    attention_bias=True,
+    sample_size=32,
+    num_vector_embeds=4097,
+    activation_fn="geglu-approximate",
+    num_embeds_ada_norm=100,
+    norm_type="ada_norm",
+)
+LENGTH, SCALE, RATE, TIMESTEP, SPREAD = 77, 5.0, 0.86, 50, 0.02
+PIXELS, CLASSES = SIZES["sample_size"] ** 2, SIZES["num_vector_embeds"] - 1
+
+
+def inputs() -> tuple[np.ndarray, np.ndarray]:
+    """x_t, half of it masked; text embeddings, every token of length 1, the null text first."""
+    rng = np.random.default_rng(0)
+    x_t = rng.integers(0, CLASSES, (1, PIXELS))
+    x_t[:, ::2] = CLASSES
+    text = rng.standard_normal((2, LENGTH, SIZES["cross_attention_dim"]), dtype=np.float32)
+    return x_t, text / np.linalg.norm(text, axis=-1, keepdims=True)
+
+
+def ours(sizes: dict) -> dict[str, Callable[[], None]]:
+    import mindspore as ms
+    from mindspore import Tensor
+    from mindspore.nn.utils import no_init_parameters
+
+    from mindone_vq import Transformer2DModel, VQDiffusionScheduler
+    from mindone_vq.diffusion.sampling import draw_uniforms
+    from mindone_vq.pipelines import denoising
+    from mindone_vq.pipelines.graphs import Draw, GraphCache
+    from mindone_vq.weights.store import assign
+
+    with no_init_parameters():
+        transformer = Transformer2DModel(**sizes).set_train(False)
+    rng = np.random.default_rng(1)
+    for parameter in transformer.get_parameters():
+        values = rng.standard_normal(parameter.shape, dtype=np.float32) * np.float32(SPREAD)
+        assign(parameter, values + 1 if parameter.name.endswith("gamma") else values, ms.float32)
+    scheduler, graphs = VQDiffusionScheduler(sizes["num_vector_embeds"]), GraphCache()
+    codes, text = inputs()
+    x_t = Tensor(codes.astype(np.int32))
+    step = denoising.make_step(graphs, transformer, scheduler, True, Tensor(text))
+    scale, rate = Tensor(SCALE, ms.float32), Tensor(RATE, ms.float32)
+    generator = np.random.default_rng(2)
+
+    def settings() -> list[Tensor]:
+        return [scheduler.jump(TIMESTEP), scale, rate, Tensor(draw_uniforms([generator], 1, PIXELS))]
+
+    draw = ms.jit(Draw(scheduler, True), fullgraph=True)
+    logits = Tensor(rng.standard_normal((2, PIXELS, CLASSES), dtype=np.float32) * 3)
+    return {
+        "step": lambda: step(x_t, TIMESTEP, *settings()).asnumpy(),
+        "guidance, truncation, posterior, draw": lambda: draw(logits, x_t, *settings()).asnumpy(),
+        "matrix products of one layer": _products(sizes),
+    }
+
+
+def _products(sizes: dict) -> Callable[[], None]:
+    """Those of a layer, and nothing else: projections, attention to the pixels and to the text, feed-forward."""
+    import mindspore as ms
+    from mindspore import Tensor, nn, ops
+
+    heads, size = sizes["num_attention_heads"], sizes["attention_head_dim"]
+    dim, rows = heads * size, 2 * PIXELS
+    rng = np.random.default_rng(3)
+
+    def random(*shape: int) -> Tensor:
+        return Tensor(rng.standard_normal(shape, dtype=np.float32))
+
+    class Products(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.scores, self.mix = ops.MatMul(False, True), ops.BatchMatMul(False, True), ops.BatchMatMul()
+
+        def construct(self, x, square, up, wide, down, query, key, weights, text, text_weights):
+            last = x
+            for _ in range(6):
+                last = ops.depend(self.dense(ops.depend(x, last), square), last)
+            wider = self.dense(ops.depend(x, last), up)
+            last = self.dense(ops.depend(wide, wider), down)
+            scores = self.scores(ops.depend(query, last), key)
+            mixed = self.mix(ops.depend(weights, scores), key)
+            scores = self.scores(ops.depend(query, mixed), text)
+            mixed = self.mix(ops.depend(text_weights, scores), text)
+            return ops.depend(last, mixed)
+
+    arguments = (
+        random(rows, dim),
+        random(dim, dim),
+        random(4 * dim, dim),
+        random(rows, 4 * dim),
+        random(dim, 4 * dim),
+        random(2, heads, PIXELS, size),
+        random(2, heads, PIXELS, size),
+        random(2, heads, PIXELS, PIXELS),
+        random(2, heads, LENGTH, size),
+        random(2, heads, PIXELS, LENGTH),
+    )
+    run = ms.jit(Products(), fullgraph=True)
+    return lambda: run(*arguments).asnumpy()
+
+
+def theirs(sizes: dict, kind: str) -> dict[str, Callable[[], None]]:
+    import torch
+    from diffusers import Transformer2DModel, VQDiffusionScheduler
+    from diffusers.pipelines.deprecated.vq_diffusion.pipeline_vq_diffusion import VQDiffusionPipeline
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_grad_enabled(False)
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    with torch.device("meta"):
+        transformer = Transformer2DModel(**sizes)
+    transformer = transformer.to(dtype).to_empty(device="cpu").eval()
+    for name, tensor in transformer.state_dict().items():
+        if not tensor.is_floating_point():
+            tensor.copy_(torch.arange(tensor.numel()).view(tensor.shape))  # positions
+        else:
+            tensor.normal_(1.0 if "norm3.weight" in name or "norm_out.weight" in name else 0.0, SPREAD)
+    network = torch.compile(transformer) if kind == "compiled" else transformer
+    scheduler = VQDiffusionScheduler(num_vec_classes=sizes["num_vector_embeds"])
+    scheduler.set_timesteps(100)
+    codes, text = inputs()
+    x_t, text = torch.tensor(codes), torch.tensor(text).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        output = network(torch.cat([x_t] * 2), encoder_hidden_states=text, timestep=torch.tensor(TIMESTEP)).sample
+        null, conditional = output.chunk(2)
+        output = null + SCALE * (conditional - null)
+        output -= torch.logsumexp(output, dim=1, keepdim=True)
+        output = VQDiffusionPipeline.truncate(None, output, RATE).clamp(-70)
+        scheduler.step(output, timestep=torch.tensor(TIMESTEP), sample=x_t, generator=generator)
+
+    return {"step": step}
+
+
+SIDES = {
+    "mindone_vq float32": ours,
+    "diffusers float32": lambda sizes: theirs(sizes, "eager"),
+    "diffusers float32, torch.compile": lambda sizes: theirs(sizes, "compiled"),
+    "diffusers bfloat16": lambda sizes: theirs(sizes, "bfloat16"),
+}
+
+
+def work(side: str, sizes: dict) -> None:
+    """A side's process: for each line that comes in it runs what the line names, and answers with the seconds."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever else is printed
+    parts = SIDES[side](sizes)
+    first = {}
+    for name, run in parts.items():
+        start = time.perf_counter()
+        run()
+        first[name] = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"first": first, "peak": peak}), file=answers)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        parts[line.strip()]()
+        print(time.perf_counter() - start, file=answers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="[%(default)s]")
+    parser.add_argument("--layers", type=int, default=SIZES["num_layers"], help="[%(default)s]")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="[all]")
+    parser.add_argument("--work", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    sizes = {**SIZES, "num_layers": options.layers}
+    if options.work:
+        work(options.work, sizes)
+        return
+    workers, about = {}, {}
+    for side in options.sides:
+        command = [sys.executable, __file__, "--work", side, "--layers", str(options.layers)]
+        workers[side] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        about[side] = json.loads(workers[side].stdout.readline())
+    times = {(side, part): [] for side in workers for part in about[side]["first"]}
+    for _ in range(options.rounds):
+        for (side, part), values in times.items():
+            print(part, file=workers[side].stdin, flush=True)
+            values.append(float(workers[side].stdout.readline()))
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    report(times, about, options.layers)
+
+
+def report(times: dict[tuple[str, str], list[float]], about: dict[str, dict], layers: int) -> None:
+    print(f"{layers} layers")
+    for (side, part), values in times.items():
+        rounds = ", ".join(f"{value:.2f}" for value in values)
+        first = about[side]["first"][part]
+        print(f"{side:34s} {part:40s} median {statistics.median(values):.3f} s ({rounds}); first {first:.1f} s")
+    for side, facts in about.items():
+        step = statistics.median(times[side, "step"])
+        print(f"{side:34s} peak memory {facts['peak'] / 1e9:.2f} GB; steps a minute {60 / step:.2f}")
+
+
+if __name__ == "__main__":
+    main()
