@@ -121,8 +121,8 @@ class CompiledGraph:
         self.cell, self.name = cell.set_train(False), name
         self._run = ms.jit(cell, fullgraph=True)
         self._known: set[Any] = set()
-        # On a CPU a thread that calls the next graph before this one has ended spins until then, on a core that this one
-        # needs: it takes up to twice as long.
+        # On a CPU a thread that calls the next graph before this one has ended spins until then, on a core that this
+        # one needs, which then takes up to twice as long.
         self._waits = on_cpu()
 
     def __call__(self, *tensors: Tensor) -> Any:

@@ -23,7 +23,7 @@ def new_graphs(pipe, *prompts, **options) -> int:
 
 
 def test_only_shapes_and_guidance_on_or_off_compile(pipe):
-    assert new_graphs(pipe, "a ring", guidance_scale=2.0) == 3  # text encoder, step, decoder
+    assert new_graphs(pipe, "a ring", guidance_scale=2.0) == 4  # text encoder, conditioning, step, decoder
     assert new_graphs(pipe, "a large ring", guidance_scale=2.0) == 0
     assert new_graphs(pipe, "a ring", guidance_scale=7.5) == 0
     assert new_graphs(pipe, "a ring", truncation_rate=0.86) == 0
@@ -31,16 +31,16 @@ def test_only_shapes_and_guidance_on_or_off_compile(pipe):
     assert new_graphs(pipe, "a ring", generator=99) == 0
     assert new_graphs(pipe, "a ring", negative_prompt="a circle") == 0
     assert new_graphs(pipe, "a ring", latents=np.full((1, 36), 3)) == 0
-    assert new_graphs(pipe, "a ring", guidance_scale=1.0) == 1  # the step without guidance
-    assert new_graphs(pipe, "a ring", "a cross") == 3  # the three at batch 2
+    assert new_graphs(pipe, "a ring", guidance_scale=1.0) == 2  # conditioning and step without guidance
+    assert new_graphs(pipe, "a ring", "a cross") == 4  # all at batch 2
     assert new_graphs(pipe, "a ring", guidance_scale=3.0) == 0
 
 
 def test_compiling_is_announced(pipe, caplog):
     caplog.set_level("INFO", "mindone_vq")
     new_graphs(pipe, "a ring")
-    for name in ("text encoder", "denoising step", "decoder"):
-        assert f"Compiling the {name} for batch 1" in caplog.text
+    for name, batch in (("text encoder", 1), ("conditioning", 2), ("denoising step", 1), ("decoder", 1)):
+        assert f"Compiling the {name} for batch {batch}" in caplog.text
     caplog.clear()
     new_graphs(pipe, "a cross")
     assert "ompil" not in caplog.text
