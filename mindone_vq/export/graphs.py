@@ -109,8 +109,8 @@ def graphs_of(pipe: Pipeline, batch_size: int, guided: bool) -> list[Graph]:
         TypeError: a pipeline, or a text encoder, that is not known here.
         ValueError: guidance for a pipeline that has no condition.
     """
-    graphs = [denoising_step(pipe, batch_size, guided), decoder(pipe, batch_size)]
-    return [text_encoder(pipe, batch_size), *graphs] if isinstance(pipe, VQDiffusionPipeline) else graphs
+    first = [text_encoder(pipe, batch_size)] if isinstance(pipe, VQDiffusionPipeline) else []
+    return [*first, denoising_step(pipe, batch_size, guided), decoder(pipe, batch_size)]
 
 
 def text_encoder(pipe: VQDiffusionPipeline, batch_size: int) -> Graph:
