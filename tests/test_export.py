@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 from mindspore.train import serialization
+from PIL import Image
 
 import mindone_vq
 from mindone_vq import ClassToImagePipeline, ClassTransformer2DModel, UnconditionalPipeline
@@ -94,6 +95,16 @@ def test_a_generation_from_the_files_is_the_pipelines(pipe, exported, host):
         assert (files.codes(PROMPTS, steps, 7, 3.0, rate) == expected).all()
     assert np.abs(files.graphs["decoder"](expected) - pipe.decode_latents(Tensor(expected), "np")).max() < 1e-5
     assert len(np.unique(expected)) > 4  # codes that could differ
+
+
+def test_the_example_writes_a_picture_for_each_prompt(exported, host, tmp_path):
+    host.main([str(exported), PROMPTS[0], "--steps", "2", "--output", "one.png"])
+    host.main([str(exported), *PROMPTS, "--steps", "2", "--output", "two.png"])
+    one, two = Image.open(tmp_path / "one.png"), Image.open(tmp_path / "two.png")
+    assert one.width == one.height
+    assert two.height > 2 * one.height
+    with pytest.raises(ValueError, match="3 prompts given; the files are for 2"):
+        host.main([str(exported), *PROMPTS, "a third"])
 
 
 def test_without_guidance_and_in_float16_too(host, tmp_path):
