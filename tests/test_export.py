@@ -18,6 +18,7 @@ from PIL import Image
 import mindone_vq
 from mindone_vq import ClassToImagePipeline, ClassTransformer2DModel, UnconditionalPipeline
 from mindone_vq import UnconditionalTransformer2DModel as UnconditionalTransformer
+from mindone_vq.export import __main__ as command_line
 from mindone_vq.export import export_pipeline
 from mindone_vq.export.__main__ import main
 from mindone_vq.export.graphs import decoder, graphs_of
@@ -205,7 +206,10 @@ def sibling(kind, network, pipe, rng, **options):
 def test_pipelines_of_classes_and_of_nothing(pipe, tmp_path, rng):
     pipe.scheduler.set_timesteps(10)
     classes = sibling(ClassToImagePipeline, ClassTransformer2DModel, pipe, rng, num_class_embeds=7)
-    folder = export_pipeline(classes, tmp_path / "classes", 2).parent
+    classes.save_pretrained(tmp_path / "model")
+    main([str(tmp_path / "model"), "--output", "classes", "--batch-size", "2"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes", "model"]
+    folder = tmp_path / "classes"
     about = json.loads((folder / "pipeline.json").read_text())
     assert (about["null_class"], set(about["graphs"])) == (6, {"denoising_step", "decoder"})
     inputs = step_inputs(classes, rng, np.array([6, 6, 0, 3], np.int32))
@@ -235,13 +239,14 @@ def test_what_cannot_be_exported_says_why(pipe, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command(pipe, tmp_path, capsys):
+def test_the_command(pipe, tmp_path, capsys, monkeypatch):
     pipe.save_pretrained(tmp_path / "model")
-    main([str(tmp_path / "model"), "--output", "out", "--batch-size", "3", "--unguided"])
-    assert "Wrote out/pipeline.json" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
-    about = json.loads((tmp_path / "out" / "pipeline.json").read_text())
-    assert (about["batch_size"], about["guided"]) == (3, False)
+    given = []
+    monkeypatch.setattr(command_line, "export_pipeline", lambda *arguments: given.extend(arguments) or "out/it")
+    options = ["--output", "out", "--batch-size", "3", "--unguided", "--dtype", "float16", "--overwrite"]
+    main([str(tmp_path / "model"), *options])
+    assert (given[0].dtype, *given[1:]) == (ms.float16, Path("out"), 3, False, True)
+    assert "Wrote out/it" in capsys.readouterr().out
     command = [sys.executable, "-m", "mindone_vq.export", "no/such", "--output", "out2"]
     root = Path(mindone_vq.__file__).parents[1]
     result = subprocess.run(command, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=120)
