@@ -1,7 +1,12 @@
 """Dependencies point one way."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import mindone_vq
 
@@ -18,7 +23,9 @@ ALLOWED = {
     "pipelines": {"outputs", "diffusion", "text", "models", "weights", "__version__"},
     "training": {"outputs", "pictures", "nn", "weights", "diffusion", "text", "models", "pipelines"},
     "conversion": {"outputs", "weights", "pipelines"},  # and the package's public names
+    "export": {"outputs", "diffusion", "text", "models", "weights", "pipelines"},  # and the package's public names
     "demo": set(),
+    "doctor": {"weights", "pipelines", "demo", "__version__"},  # and the package's public names
 }
 ONLY_IN = {
     "torch": {"conversion/verify.py"},  # for --verify alone
@@ -49,6 +56,27 @@ def test_every_room_imports_only_from_those_below():
             if module.startswith("mindone_vq."):
                 imported = module.split(".")[1]
                 assert imported == room or imported in ALLOWED[room], f"{path} imports {module}"
+
+
+def test_the_package_and_the_doctor_start_without_mindspore():
+    started = "import mindone_vq, mindone_vq.doctor.__main__, mindone_vq.doctor.child, sys; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    command = [sys.executable, "-c", started]
+    modules = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert "mindone_vq.doctor.machine" in modules
+    assert not {"mindspore", "numpy", "huggingface_hub"} & set(modules)
+
+
+def test_every_public_name_is_found_where_it_is_said_to_be():
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    (for_type_checkers,) = [node for node in tree.body if isinstance(node, ast.If)]
+    declared = {alias.name: node.module for node in for_type_checkers.body for alias in node.names}
+    assert declared == mindone_vq._MODULE_OF
+    assert set(declared) == set(mindone_vq.__all__) <= set(dir(mindone_vq))
+    for name, module in declared.items():
+        assert getattr(mindone_vq, name).__module__ == module
+    with pytest.raises(ImportError, match="cannot import name 'VQDiffuser'"):
+        from mindone_vq import VQDiffuser  # noqa: F401
 
 
 def test_no_other_framework_is_imported():

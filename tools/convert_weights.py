@@ -19,8 +19,8 @@ from mindone_vq.conversion.plan import ConversionError, Plan
 from mindone_vq.conversion.report import as_text, report
 from mindone_vq.conversion.sources import Options, read_source
 from mindone_vq.conversion.verify import verify
-from mindone_vq.conversion.write import DTYPES, FORMATS, Target, check_destination, write_plan
-from mindone_vq.weights.files import write_json
+from mindone_vq.conversion.write import DTYPES, FORMATS, Target, write_plan
+from mindone_vq.weights.files import check_destination, write_json
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 

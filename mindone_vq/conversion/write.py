@@ -1,18 +1,15 @@
 """Writing a plan: a folder in diffusers' layout, or with MindSpore's own checkpoints; whole or not at all."""
 
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional
 
 import mindspore as ms
 
-from mindone_vq.conversion.plan import Component, ConversionError, Plan
+from mindone_vq.conversion.plan import Component, Plan
 from mindone_vq.conversion.sources import MINDSPORE_STEM
-from mindone_vq.weights.files import write_json
+from mindone_vq.weights.files import replacing_folder, write_json
 from mindone_vq.weights.lazy import LazyTensor
 from mindone_vq.weights.rules import state_dict_parameters
 from mindone_vq.weights.safetensors_file import write_safetensors
@@ -49,10 +46,10 @@ def write_plan(plan: Plan, destination: Path, target: Target, progress: Callable
         progress: called with the name of each tensor when it is read.
 
     Raises:
-        ConversionError: the destination exists.
+        FileExistsError: the destination exists.
         OSError: the disk is full, and so on; nothing is left.
     """
-    with _replacing(destination, target.overwrite) as folder:
+    with replacing_folder(destination, target.overwrite) as folder:
         for component in plan.components:
             inner = folder / component.folder if plan.pipeline else folder
             _write_component(component, inner, target, progress)
@@ -63,37 +60,6 @@ def write_plan(plan: Plan, destination: Path, target: Target, progress: Callable
         if plan.pipeline is not None:
             class_names = {component.folder: component.class_name for component in plan.components}
             write_json(folder / "model_index.json", plan.pipeline.index(class_names, plan.default_settings))
-
-
-def check_destination(destination: Path, overwrite: bool) -> None:
-    """Raises ConversionError where ``destination`` is there and may not be replaced."""
-    if destination.is_file():
-        raise ConversionError(f"{destination} is a file; the destination is a folder.")
-    if destination.exists() and any(destination.iterdir()) and not overwrite:
-        raise ConversionError(f"{destination} is there already; pass --overwrite to replace it.")
-
-
-@contextmanager
-def _replacing(destination: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder that takes the place of ``destination`` at the end, and is removed on an error."""
-    check_destination(destination, overwrite)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    partial = destination.with_name(f".{destination.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
-    partial.mkdir()
-    try:
-        yield partial
-        if destination.exists():
-            previous = destination.with_name(f".{destination.name}.previous")
-            shutil.rmtree(previous, ignore_errors=True)
-            os.replace(destination, previous)
-            os.replace(partial, destination)
-            shutil.rmtree(previous)
-        else:
-            os.replace(partial, destination)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def target_dtype(tensor: LazyTensor, dtype: Optional[str]) -> str:

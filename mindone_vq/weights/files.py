@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,41 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes ``content`` into ``path``, whole or not at all."""
     with atomic_file(path) as file:
         file.write(content)
+
+
+@contextmanager
+def replacing_folder(destination: Path, overwrite: bool) -> Iterator[Path]:
+    """A new folder that takes the place of ``destination`` at the end, and is removed on an error.
+
+    Raises:
+        FileExistsError: ``destination`` is there and may not be replaced.
+    """
+    check_destination(destination, overwrite)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    partial = destination.with_name(f".{destination.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir()
+    try:
+        yield partial
+        if destination.exists():
+            previous = destination.with_name(f".{destination.name}.previous")
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(destination, previous)
+            os.replace(partial, destination)
+            shutil.rmtree(previous)
+        else:
+            os.replace(partial, destination)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def check_destination(destination: Path, overwrite: bool) -> None:
+    """Raises FileExistsError where ``destination`` is there and may not be replaced."""
+    if destination.is_file():
+        raise FileExistsError(f"{destination} is a file; the destination is a folder.")
+    if destination.exists() and any(destination.iterdir()) and not overwrite:
+        raise FileExistsError(f"{destination} is there already; pass --overwrite (overwrite=True) to replace it.")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

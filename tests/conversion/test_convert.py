@@ -196,7 +196,7 @@ def test_a_wrong_component_and_a_wrong_config_are_named(tmp_path):
 def test_an_existing_destination_is_kept_unless_told_otherwise(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("precious")
-    with pytest.raises(ValueError, match="pass --overwrite"):
+    with pytest.raises(FileExistsError, match="pass --overwrite"):
         convert(MODEL, tmp_path / "out")
     assert (tmp_path / "out" / "mine").read_text() == "precious"
     convert(MODEL, tmp_path / "out", "--overwrite")

@@ -1,0 +1,254 @@
+"""The exported files give what the pipeline gives."""
+
+import importlib
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from mindspore.train import serialization
+from PIL import Image
+
+import mindone_vq
+from mindone_vq import ClassToImagePipeline, ClassTransformer2DModel, UnconditionalPipeline
+from mindone_vq import UnconditionalTransformer2DModel as UnconditionalTransformer
+from mindone_vq.export import __main__ as command_line
+from mindone_vq.export import export_pipeline
+from mindone_vq.export.__main__ import main
+from mindone_vq.export.graphs import decoder, graphs_of
+from mindone_vq.export.mindir import write_mindir
+from mindone_vq.pipelines.graphs import CodeDecoding, CompiledGraph, DenoisingStep, TextEncoding
+from tests.numerics import relative_error
+from tests.tiny_pipeline import random_pipeline, random_weights
+
+BATCH, PIXELS, LENGTH, DIM = 2, 36, 12, 24
+PROMPTS = ["a large red ring", "a small cyan cross on a black background"]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = random_pipeline(np.random.default_rng(11))
+    pipe.default_settings["guidance_scale"] = 3.0
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def exported(pipe, tmp_path_factory):
+    """Guided, for two pictures, where the path has what MindSpore takes in no file name."""
+    return export_pipeline(pipe, tmp_path_factory.mktemp("a") / "où, here" / "out", BATCH).parent
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """The example that generates from the files."""
+    monkeypatch.syspath_prepend(str(Path(mindone_vq.__file__).parents[1] / "examples"))
+    return importlib.import_module("run_exported")
+
+
+def load(folder, name):
+    about = json.loads((folder / "pipeline.json").read_text())
+    return nn.GraphCell(ms.load(str(folder / about["graphs"][name]["file"])))
+
+
+def step_inputs(pipe, rng, condition, guided=True, timestep=4):
+    """What one step of ``pipe`` takes, as its exported form takes it."""
+    batch = len(condition) // 2 if guided else len(condition)
+    codes = Tensor(rng.integers(0, pipe.transformer.num_vector_embeds, (batch, PIXELS)).astype(np.int32))
+    uniforms = Tensor(rng.random((batch, PIXELS), dtype=np.float32))
+    inputs = [codes, Tensor([timestep], ms.int32), pipe.scheduler.jump(timestep), Tensor(condition)]
+    scale = [Tensor([2.5], ms.float32)] if guided else []
+    return [*inputs, *scale, Tensor([0.9], ms.float32), uniforms]
+
+
+def as_in_the_pipeline(pipe, inputs, guided=True):
+    """The pipeline's own step with the same inputs, its settings scalars."""
+    front, (*scale, rate, uniforms) = inputs[:4], inputs[4:]
+    scale = scale[0][0] if guided else Tensor(1.0, ms.float32)
+    step = CompiledGraph(DenoisingStep(pipe.transformer, pipe.scheduler, guided), "step")
+    return step(*front, scale, rate[0], uniforms).asnumpy()
+
+
+def test_each_graph_is_the_pipelines(pipe, exported, rng):
+    ids = Tensor(rng.integers(0, pipe.tokenizer.vocab_size, (BATCH, LENGTH)).astype(np.int32))
+    encoded = CompiledGraph(TextEncoding(pipe.text_encoder), "text encoder")(ids)
+    assert relative_error(load(exported, "text_encoder")(ids), encoded) < 1e-5
+
+    codes = Tensor(rng.integers(0, 12, (BATCH, PIXELS)).astype(np.int32))
+    pictures = CompiledGraph(CodeDecoding(pipe.vqvae, 6, 6), "decoder")(codes)
+    assert relative_error(load(exported, "decoder")(codes), pictures) < 1e-5
+
+    inputs = step_inputs(pipe, rng, rng.normal(size=(2 * BATCH, LENGTH, DIM)).astype(np.float32))
+    assert (load(exported, "denoising_step")(*inputs).asnumpy() == as_in_the_pipeline(pipe, inputs)).all()
+
+
+def test_a_generation_from_the_files_is_the_pipelines(pipe, exported, host):
+    files = host.Exported(exported)
+    assert files.about["default_settings"] == {"guidance_scale": 3.0, "truncation_rate": 1.0}
+    for steps, rate in ((4, 0.8), (10, 1.0)):
+        options = dict(num_inference_steps=steps, truncation_rate=rate, generator=[7, 8])
+        expected = pipe(PROMPTS, output_type="latent", **options)[0].asnumpy()
+        assert (files.codes(PROMPTS, steps, 7, 3.0, rate) == expected).all()
+    assert np.abs(files.graphs["decoder"](expected) - pipe.decode_latents(Tensor(expected), "np")).max() < 1e-5
+    assert len(np.unique(expected)) > 4  # codes that could differ
+
+
+def test_the_example_writes_a_picture_for_each_prompt(exported, host, tmp_path):
+    host.main([str(exported), PROMPTS[0], "--steps", "2", "--output", "one.png"])
+    host.main([str(exported), *PROMPTS, "--steps", "2", "--output", "two.png"])
+    one, two = Image.open(tmp_path / "one.png"), Image.open(tmp_path / "two.png")
+    assert one.width == one.height
+    assert two.height > 2 * one.height
+    with pytest.raises(ValueError, match="3 prompts given; the files are for 2"):
+        host.main([str(exported), *PROMPTS, "a third"])
+
+
+def test_without_guidance_and_in_float16_too(host, tmp_path):
+    pipe = random_pipeline(np.random.default_rng(3), learned_null=False).to(ms.float16)
+    files = host.Exported(export_pipeline(pipe, tmp_path / "out", 1, guided=False).parent)
+    assert (files.about["dtype"], files.input_types["condition"]) == ("float16", "float16")
+    assert "guidance_scale" not in files.input_types
+    expected = pipe(PROMPTS[0], 5, guidance_scale=1.0, generator=[2], output_type="latent")[0].asnumpy()
+    assert (files.codes(PROMPTS[:1], 5, 2, 1.0, 1.0) == expected).all()
+
+
+def test_the_description_is_of_these_files(pipe, exported):
+    about = json.loads((exported / "pipeline.json").read_text())
+    files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    graphs = ("text_encoder", "denoising_step", "decoder")
+    tokenizer = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+    constants = {"null_text.npy", "timesteps.npy", "jumps.npy", "pipeline.json"}
+    assert files == {f"{name}.mindir" for name in graphs} | {f"tokenizer/{name}" for name in tokenizer} | constants
+    assert [entry["name"] for entry in about["graphs"]["denoising_step"]["inputs"]] == (
+        ["x_t", "timestep", "jump", "condition", "guidance_scale", "truncation_rate", "uniforms"]
+    )
+    shapes = {entry["name"]: entry["shape"] for entry in about["graphs"]["denoising_step"]["inputs"]}
+    assert shapes["condition"] == [2 * BATCH, LENGTH, DIM]
+    assert shapes["guidance_scale"] == [1]
+    assert about["graphs"]["decoder"]["output"]["shape"] == [BATCH, 12, 12, 3]
+    learned = pipe.learned_classifier_free_sampling_embeddings.embeddings.asnumpy()
+    assert (np.load(exported / "null_text.npy") == learned).all()
+    assert all((exported / name).stat().st_mode & stat.S_IWUSR for name in files)
+
+
+def test_chains_and_jumps_of_every_number_of_steps(pipe, exported):
+    timesteps, jumps = np.load(exported / "timesteps.npy"), np.load(exported / "jumps.npy")
+    scheduler = pipe.scheduler
+    for steps in range(1, 11):
+        scheduler.set_timesteps(steps)
+        chain = timesteps[steps - 1, : steps + 1]
+        assert chain.tolist() == scheduler.chain
+        for t, s in zip(chain[:-1], chain[1:]):
+            assert (jumps[t, s + 1] == scheduler.jump(t).asnumpy()).all()
+
+
+def test_large_weights_lie_beside_their_graph_and_move_with_it(pipe, tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(serialization, "TOTAL_SAVE", 1)  # kilobytes
+    monkeypatch.setattr(serialization, "PARAMETER_SPLIT_SIZE", 1)
+    (tmp_path / "one").mkdir()
+    described = write_mindir(decoder(pipe, BATCH), tmp_path / "one")
+    assert described["file"] == "decoder_graph.mindir"
+    assert len(list((tmp_path / "one" / "decoder_variables").iterdir())) > 1
+    shutil.move(tmp_path / "one", tmp_path / "two")
+    codes = Tensor(rng.integers(0, 12, (BATCH, PIXELS)).astype(np.int32))
+    pictures = nn.GraphCell(ms.load(str(tmp_path / "two" / described["file"])))(codes)
+    assert relative_error(pictures, CompiledGraph(CodeDecoding(pipe.vqvae, 6, 6), "decoder")(codes)) < 1e-5
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+def test_mindspore_and_the_folder_are_left_as_they_were(pipe, tmp_path, mode):
+    before = ms.get_context("mode"), ms.get_context("jit_syntax_level")
+    (tmp_path / "out").mkdir()
+    try:
+        ms.set_context(mode=mode, jit_syntax_level=ms.LAX)
+        write_mindir(decoder(pipe, 1), tmp_path / "out")
+        assert (ms.get_context("mode"), ms.get_context("jit_syntax_level")) == (mode, ms.LAX)
+    finally:
+        ms.set_context(mode=before[0], jit_syntax_level=before[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["decoder.mindir"]
+
+
+def test_a_failed_export_leaves_what_was_there(pipe, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(serialization, "_save_mindir_together", fail)
+    before = ms.get_context("jit_syntax_level")
+    ms.set_context(jit_syntax_level=ms.LAX)
+    try:
+        with pytest.raises(OSError, match="no space left"):
+            export_pipeline(pipe, tmp_path / "new", 1)
+        assert ms.get_context("jit_syntax_level") == ms.LAX
+    finally:
+        ms.set_context(jit_syntax_level=before)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "kept").touch()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        export_pipeline(pipe, tmp_path / "old", 1)
+    with pytest.raises(OSError, match="no space left"):
+        export_pipeline(pipe, tmp_path / "old", 1, overwrite=True)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["old", "old/kept"]
+
+
+def sibling(kind, network, pipe, rng, **options):
+    size = dict(num_attention_heads=2, attention_head_dim=8, num_layers=1, sample_size=6, num_vector_embeds=13)
+    transformer = network(**size, num_embeds_ada_norm=10, **options)
+    return kind(pipe.vqvae, random_weights(transformer, rng, 0.3), pipe.scheduler)
+
+
+def test_pipelines_of_classes_and_of_nothing(pipe, tmp_path, rng):
+    pipe.scheduler.set_timesteps(10)
+    classes = sibling(ClassToImagePipeline, ClassTransformer2DModel, pipe, rng, num_class_embeds=7)
+    classes.save_pretrained(tmp_path / "model")
+    main([str(tmp_path / "model"), "--output", "classes", "--batch-size", "2"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes", "model"]
+    folder = tmp_path / "classes"
+    about = json.loads((folder / "pipeline.json").read_text())
+    assert (about["null_class"], set(about["graphs"])) == (6, {"denoising_step", "decoder"})
+    inputs = step_inputs(classes, rng, np.array([6, 6, 0, 3], np.int32))
+    assert (load(folder, "denoising_step")(*inputs).asnumpy() == as_in_the_pipeline(classes, inputs)).all()
+
+    nothing = sibling(UnconditionalPipeline, UnconditionalTransformer, pipe, rng)
+    graph = graphs_of(nothing, 2, guided=False)[0]
+    described = write_mindir(graph, tmp_path)
+    inputs = step_inputs(nothing, rng, np.zeros(2, np.int32), guided=False)
+    step = nn.GraphCell(ms.load(str(tmp_path / described["file"])))
+    assert (step(*inputs[:3], *inputs[4:]).asnumpy() == as_in_the_pipeline(nothing, inputs, guided=False)).all()
+    with pytest.raises(ValueError, match="nothing to guide"):
+        export_pipeline(nothing, tmp_path / "out", 2)
+
+
+def test_what_cannot_be_exported_says_why(pipe, tmp_path):
+    with pytest.raises(TypeError, match="pipe is a VQModel"):
+        export_pipeline(pipe.vqvae, tmp_path / "out", 1)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        export_pipeline(pipe, tmp_path / "out", 0)
+    other = random_pipeline(np.random.default_rng(1))
+    other.text_encoder = lambda ids: ids
+    with pytest.raises(TypeError, match="text_encoder is a function"):
+        export_pipeline(other, tmp_path / "out", 1)
+    with pytest.raises(ValueError, match="BFloat16; export it in float32 or float16"):
+        export_pipeline(other.to(ms.bfloat16), tmp_path / "out", 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(pipe, tmp_path, capsys, monkeypatch):
+    pipe.save_pretrained(tmp_path / "model")
+    given = []
+    monkeypatch.setattr(command_line, "export_pipeline", lambda *arguments: given.extend(arguments) or "out/it")
+    options = ["--output", "out", "--batch-size", "3", "--unguided", "--dtype", "float16", "--overwrite"]
+    main([str(tmp_path / "model"), *options])
+    assert (given[0].dtype, *given[1:]) == (ms.float16, Path("out"), 3, False, True)
+    assert "Wrote out/it" in capsys.readouterr().out
+    command = [sys.executable, "-m", "mindone_vq.export", "no/such", "--output", "out2"]
+    root = Path(mindone_vq.__file__).parents[1]
+    result = subprocess.run(command, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, "Traceback" in result.stderr) == (1, False)
+    assert result.stderr.splitlines()[-1].startswith("FileNotFoundError: no/such")
