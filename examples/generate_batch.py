@@ -18,6 +18,7 @@ pictures of other settings is refused.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import common
 
@@ -86,13 +87,21 @@ def settings_of_call(options: argparse.Namespace, model: Path) -> dict[str, floa
     return {"num_inference_steps": options.steps, **settings}
 
 
+def config_of_transformer(model: Path) -> dict[str, Any]:
+    """The denoiser's arguments: as the file has them, or else the usual ones."""
+    usual = {name: argument.default for name, argument in Transformer2DModel.arguments().items()}
+    return {**usual, **Transformer2DModel.load_config(model / "transformer")}
+
+
 def make(
     folder: PictureFolder, model: Path, settings: dict[str, float], options: argparse.Namespace, devices: Devices
 ) -> None:
     """This device's part of what is not there yet."""
     done = folder.done()
-    size = options.batch_size or default_batch_size(Transformer2DModel.load_config(model / "transformer"))
+    size = options.batch_size or default_batch_size(config_of_transformer(model))
     batches = share(len(folder.pictures), size, devices.rank, devices.count)
+    if not batches:
+        print("There are fewer batches than devices; a smaller --batch-size would give each something to do.")
     if all(number in done for batch in batches for number in batch):
         return
     dtype = common.set_up(options, devices.number)

@@ -85,7 +85,7 @@ def environment(folder, output, kill):
 
 def on_one(given, output, kill="", others=()):
     """Exit code and what was said; nothing is left where it was run."""
-    before = sorted(Path.cwd().iterdir())
+    before = sorted({*Path.cwd().iterdir()} - {output})
     process = subprocess.run(
         [sys.executable, EXAMPLE, *arguments(given, output, *others)],
         env={**os.environ, **environment(given / "kill", output, kill)},
@@ -94,17 +94,17 @@ def on_one(given, output, kill="", others=()):
         text=True,
         timeout=TIMEOUT,
     )
-    assert sorted(set(Path.cwd().iterdir()) - {output}) == before
+    assert sorted({*Path.cwd().iterdir()} - {output}) == before
     return process.returncode, process.stdout
 
 
 def on_several(count, given, output, tmp_path, kill=""):
     """The same, by msrun; what each process said, by its rank."""
     logs = tmp_path / f"logs{len(list(tmp_path.glob('logs*')))}"
-    before = sorted(Path.cwd().iterdir())
+    before = sorted({*Path.cwd().iterdir()} - {output})
     command = [EXAMPLE, *arguments(given, output)]
     code, said, workers = msrun(count, command, logs, **environment(given / "kill", output, kill))
-    assert sorted(set(Path.cwd().iterdir()) - {output, logs}) == before
+    assert sorted({*Path.cwd().iterdir()} - {output, logs}) == before
     assert sorted(path.name for path in logs.iterdir()) == ["scheduler.log", *sorted(workers)]
     assert (logs / "scheduler.log").read_text() == ""
     assert len(workers) == count
@@ -278,7 +278,7 @@ def test_the_batch_gets_smaller_as_the_model_gets_larger():
     [
         (RuntimeError("Device(id:0) memory isn't enough and alloc failed"), "A batch of 3 does not fit into memory"),
         (MemoryError("std::bad_alloc"), "A batch of 3 does not fit into memory"),
-        (RuntimeError("a kernel failed"), "a kernel failed"),
+        (RuntimeError("illegal memory access in a kernel"), "^illegal memory access"),
     ],
 )
 def test_a_batch_too_large_is_told(error, expected, tmp_path):

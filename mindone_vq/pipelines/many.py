@@ -1,5 +1,6 @@
 """Any number of pictures, a batch at a time, by any number of workers."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
 
 MEMORY = 4 << 30  # bytes that the numbers of one step may take
 LARGEST_BATCH = 64
+OUT_OF_MEMORY = re.compile("out of memory|not enough|isn't enough|alloc", re.IGNORECASE)
 
 
 def default_batch_size(transformer: Mapping[str, Any]) -> int:
@@ -21,7 +23,7 @@ def default_batch_size(transformer: Mapping[str, Any]) -> int:
     only, so that the same command makes the same batches everywhere.
 
     Args:
-        transformer: the denoiser's config.
+        transformer: the denoiser's config, complete.
     """
     heads, pixels = transformer["num_attention_heads"], transformer["sample_size"] ** 2
     width = heads * transformer["attention_head_dim"]
@@ -83,9 +85,8 @@ def _generate(
     try:
         return pipe(prompts, generator=seeds, **settings)[0]
     except (RuntimeError, MemoryError) as error:
-        said = str(error)
-        if isinstance(error, MemoryError) or "memory" in said.lower() or "bad_alloc" in said:
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
             raise MemoryError(
-                f"A batch of {size} does not fit into memory; make a smaller one. What was made stays. ({said[:200]})"
+                f"A batch of {size} does not fit into memory: give a smaller batch size. What was made stays. ({error})"
             ) from error
         raise

@@ -22,6 +22,7 @@ from mindone_vq.weights.files import atomic_file, write_atomically
 
 PICTURES, MANIFEST = "pictures", "manifest.jsonl"
 KEY = "mindone_vq"  # of the text inside a PNG
+_ADVICE = "Pictures of different makings are not mixed: take another folder, or move it away."
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,6 @@ class PictureFolder:
             for path in folder.glob(".*"):
                 if path.stem[1:] in names and len(path.suffix) == 9:  # .name.XXXXXXXX, as atomic_file makes them
                     path.unlink(missing_ok=True)
-
-
-_ADVICE = "Pictures of different makings are not mixed: take another folder, or move it away."
 
 
 def describe(path: Path) -> dict[str, Any]:
