@@ -209,19 +209,19 @@ def example(monkeypatch):
         (["--images-per-prompt", 2], "it is not among the pictures asked for"),
         ("another model", "weights '"),
         ("another prompt", "prompt 'stripes on red' instead of 'a cat'"),
-        ("no bear", "bear.png is there, and it is not among the pictures asked for"),
+        ("a prompt less", "000008.png is there, and it is not among the pictures asked for"),
     ],
 )
 def test_other_settings_are_refused(others, said, example, given, whole, tmp_path):
     before = content(whole)
-    changed = {"another prompt": [{"text": "a cat"}, *LINES[1:]], "no bear": [*LINES[:3], *LINES[4:]]}
+    command = arguments(given, whole, *(others if isinstance(others, list) else ()))
     if others == "another model":
-        random_pipeline(np.random.default_rng(4)).save_pretrained(tmp_path / "other")
-        others = ["--model", tmp_path / "other"]
-    command = arguments(given, whole, *others) if isinstance(others, list) else arguments(given, whole)
-    if others in changed:
+        random_pipeline(np.random.default_rng(4)).save_pretrained(tmp_path / "model")
+        command += ["--model", str(tmp_path / "model")]
+    elif isinstance(others, str):
+        lines = {"another prompt": [{"text": "a cat"}, *LINES[1:]], "a prompt less": LINES[:-1]}[others]
         command[0] = str(tmp_path / "prompts.jsonl")
-        Path(command[0]).write_text("\n".join(map(json.dumps, changed[others])))
+        Path(command[0]).write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(ValueError) as caught:
         example.main(command)
     assert said in str(caught.value)
