@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Optional
 
 import mindspore as ms
 from PIL import Image
@@ -27,10 +28,26 @@ def parser(description: str, output: str) -> argparse.ArgumentParser:
     return result
 
 
-def set_up(options: argparse.Namespace) -> ms.Type:
-    """Shows what is going on, chooses the device; returns the type of the weights."""
+def text_parser(description: str, output: str) -> argparse.ArgumentParser:
+    """The options of every example that makes pictures of prompts."""
+    result = parser(description, output)
+    result.add_argument("--model", metavar="DIR_OR_HUB_ID", help="a pipeline folder or a hub id [the bundled model]")
+    result.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [the model's setting]")
+    result.add_argument("--truncation-rate", type=float, help="share of probability kept [the model's setting]")
+    return result
+
+
+def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type:
+    """Shows what is going on, chooses the device; returns the type of the weights.
+
+    Args:
+        number: which of the devices, where there are several.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if options.device:
+    device = options.device or ms.get_context("device_target")
+    if number is not None and device != "CPU":
+        ms.set_device(device, number)
+    elif options.device:
         ms.set_device(options.device)
     return DTYPES[options.dtype]
 
@@ -68,5 +85,5 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Runs an example; a mistake of its user is one line."""
     try:
         main(sys.argv[1:])
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -12,7 +12,6 @@ in the demo data's words are read too, of the others there is only the speed. Wr
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any, Optional
@@ -29,6 +28,7 @@ from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import Scores, score, understand
 from mindone_vq.demo.shapes import Scene, caption, random_scene
 from mindone_vq.pictures import enlarge, grid
+from mindone_vq.text.prompts import read_prompts
 from mindone_vq.weights.files import atomic_file, write_json
 
 PAIRS = {"one": 0.0, "two": 1.0, "both": 0.5}
@@ -37,10 +37,7 @@ GRID_PICTURES, GRID_COLUMNS, GRID_SIDE = 24, 6, 192
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = common.parser(__doc__, "outputs/evaluate")
-    parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help="a pipeline folder or a hub id [the bundled model]")
-    parser.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [the model's setting]")
-    parser.add_argument("--truncation-rate", type=float, help="share of probability kept [the model's setting]")
+    parser = common.text_parser(__doc__, "outputs/evaluate")
     parser.add_argument("--batch-size", type=int, default=50, help="pictures at a time [%(default)s]")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help='one a line, or .jsonl with "text" in each line')
     parser.add_argument("--count", type=int, help=f"prompts to make [{DEFAULT_COUNT}], or to take of the file [all]")
@@ -57,7 +54,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     check(options)
-    scenes, prompts = read_prompts(options) if options.prompts else make_prompts(options)
+    scenes, prompts = take_prompts(options) if options.prompts else make_prompts(options)
     dtype = common.set_up(options)
 
     print(f"Loading {options.model or 'the bundled model'} ...")
@@ -105,23 +102,9 @@ def make_prompts(options: argparse.Namespace) -> tuple[list[Optional[Scene]], li
     return scenes, [caption(scene, rng) for scene in scenes]
 
 
-def read_prompts(options: argparse.Namespace) -> tuple[list[Optional[Scene]], list[str]]:
+def take_prompts(options: argparse.Namespace) -> tuple[list[Optional[Scene]], list[str]]:
     """The file's prompts, and the scene of those that are of the demo data."""
-    if not options.prompts.is_file():
-        raise FileNotFoundError(f"{options.prompts} is no file; --prompts takes a text file or a .jsonl file.")
-    prompts = []
-    for number, line in enumerate(options.prompts.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        prompts.append(line.strip())
-        if options.prompts.suffix == ".jsonl":
-            try:
-                prompts[-1] = str(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f'line {number} of {options.prompts} is no JSON object with "text": {line}') from error
-    if not prompts:
-        raise ValueError(f"{options.prompts} holds no prompt; write one on each line.")
-    prompts = prompts[: options.count]
+    prompts = [prompt.text for prompt in read_prompts(options.prompts)][: options.count]
     return [understand(prompt) for prompt in prompts], prompts
 
 

@@ -68,7 +68,7 @@ class Exported:
         for t, s in zip(chain[:-1], chain[1:]):
             uniforms = np.stack([generator.random(self.pixels, dtype=np.float32) for generator in generators])
             step = self.graphs["denoising_step"]
-            codes = step(codes, np.int32([t]), self.jumps[t, s + 1], condition, *settings, uniforms)
+            codes = step(codes, np.int32([t]), condition, self.jumps[t, s + 1], *settings, uniforms)
         return codes
 
 

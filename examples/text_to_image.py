@@ -23,11 +23,8 @@ FILMSTRIP_FRAMES = 10
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = common.parser(__doc__, "outputs/text_to_image.png")
+    parser = common.text_parser(__doc__, "outputs/text_to_image.png")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to show; several make a labelled grid")
-    parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help="a pipeline folder or a hub id [the bundled model]")
-    parser.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [the model's setting]")
-    parser.add_argument("--truncation-rate", type=float, help="share of probability kept [the model's setting]")
     parser.add_argument("--num-images", type=int, default=1, help="pictures of each prompt [%(default)s]")
     parser.add_argument("--negative-prompt", help="what to steer away from")
     parser.add_argument("--filmstrip", type=Path, help="also write the pictures of intermediate steps to this file")

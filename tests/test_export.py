@@ -61,7 +61,7 @@ def step_inputs(pipe, rng, condition, guided=True, timestep=4):
     batch = len(condition) // 2 if guided else len(condition)
     codes = Tensor(rng.integers(0, pipe.transformer.num_vector_embeds, (batch, PIXELS)).astype(np.int32))
     uniforms = Tensor(rng.random((batch, PIXELS), dtype=np.float32))
-    inputs = [codes, Tensor([timestep], ms.int32), pipe.scheduler.jump(timestep), Tensor(condition)]
+    inputs = [codes, Tensor([timestep], ms.int32), Tensor(condition), pipe.scheduler.jump(timestep)]
     scale = [Tensor([2.5], ms.float32)] if guided else []
     return [*inputs, *scale, Tensor([0.9], ms.float32), uniforms]
 

@@ -1,7 +1,8 @@
-"""Several processes that train one model, each with its own device and its part of every batch."""
+"""Several processes, each with its own device: that train one model together, or that work side by side."""
 
 import os
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 from mindspore import Tensor, communication, ops
@@ -9,10 +10,11 @@ from mindspore import Tensor, communication, ops
 
 @dataclass(frozen=True)
 class Devices:
-    """rank: which process this is; count: how many there are."""
+    """rank: which process this is; count: how many there are; number: its device, where it has to choose itself."""
 
     rank: int = 0
     count: int = 1
+    number: Optional[int] = None
 
     @property
     def first(self) -> bool:
@@ -44,3 +46,22 @@ def connect() -> Devices:
         return Devices()
     communication.init()
     return Devices(communication.get_rank(), communication.get_group_size())
+
+
+def side_by_side() -> Optional[Devices]:
+    """This process's place among those that ``msrun`` started, for work in which they do not talk to each other.
+
+    They are not joined, so that none waits for another or ends with it, and MindSpore is left to think that each is
+    alone. None for the process that ``msrun`` starts for the others to find each other: it has nothing to do.
+
+    Raises:
+        ValueError: ``msrun`` numbered the processes of one machine only.
+    """
+    role = os.environ.pop("MS_ROLE", None)
+    if role == "MS_SCHED":
+        return None
+    if role != "MS_WORKER":
+        return Devices()
+    if "RANK_ID" not in os.environ:
+        raise ValueError("msrun gave this process no number: with several machines, start it with --node_rank on each.")
+    return Devices(*(int(os.environ[name]) for name in ("RANK_ID", "MS_WORKER_NUM", "DEVICE_ID")))

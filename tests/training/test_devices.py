@@ -1,13 +1,11 @@
 """Two processes that train one model, started by msrun as a user does it, against one."""
 
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.msrun import msrun
 from tests.training import tiny_runs as tiny
 
 # Python imports this at every start: which process writes what below the run's folder.
@@ -37,37 +35,20 @@ def codec(tmp_path_factory):
     return str(tiny.make_codec(tmp_path_factory.mktemp("codec") / "vqvae"))
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 def on_two_devices(script, settings, folder):
     """Trains; what each process of msrun wrote below the run's folder, by its role and rank."""
-    programs = Path(sys.executable).parent  # msrun starts what is called python
     watch, notes, logs = (folder / name for name in ("watch", "notes", "logs"))
     for each in (watch, notes):
         each.mkdir()
     (watch / "sitecustomize.py").write_text(WATCH)
     changes = {
-        "PATH": f"{programs}:/usr/bin:/bin",
         "PYTHONPATH": f"{watch}:{tiny.ROOT}",
         "WATCHED": str(settings["output"]),
         "NOTES": str(notes),
     }
-    command = [str(programs / "msrun"), "--worker_num", "2", "--local_worker_num", "2", "--join", "True"]
-    command += ["--master_port", str(free_port()), "--log_dir", str(logs), *tiny.example(script, settings)]
     before = set(Path.cwd().iterdir())
-    process = subprocess.Popen(
-        command, env=tiny.environment(**changes), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        said, _ = process.communicate(timeout=tiny.TIMEOUT)
-    finally:
-        process.terminate()  # which ends its processes, too
-    workers = {path.name: path.read_text() for path in logs.glob("worker_*.log")}
-    assert process.returncode == 0, (said, workers)
+    code, said, workers = msrun(2, tiny.example(script, settings), logs, **tiny.environment(**changes))
+    assert code == 0, (said, workers)
     assert workers.keys() == {"worker_0.log", "worker_1.log"}
     assert not any("Traceback" in text for text in workers.values()), workers
     assert {path.name for path in set(Path.cwd().iterdir()) - before} <= {"watch", "notes", "logs", "two", "two.yaml"}
