@@ -125,7 +125,7 @@ def test_the_description_is_of_these_files(pipe, exported):
     constants = {"null_text.npy", "timesteps.npy", "jumps.npy", "pipeline.json"}
     assert files == {f"{name}.mindir" for name in graphs} | {f"tokenizer/{name}" for name in tokenizer} | constants
     assert [entry["name"] for entry in about["graphs"]["denoising_step"]["inputs"]] == (
-        ["x_t", "timestep", "jump", "condition", "guidance_scale", "truncation_rate", "uniforms"]
+        ["x_t", "timestep", "condition", "jump", "guidance_scale", "truncation_rate", "uniforms"]
     )
     shapes = {entry["name"]: entry["shape"] for entry in about["graphs"]["denoising_step"]["inputs"]}
     assert shapes["condition"] == [2 * BATCH, LENGTH, DIM]

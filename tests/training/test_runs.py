@@ -52,7 +52,7 @@ def test_captioned_pictures_are_learned_by_heart(data, codec, tmp_path):
     drawn = pipe(tiny.CAPTIONS, 5, guidance_scale=1.0, truncation_rate=0.3, generator=1, output_type="latent")[0]
     np.testing.assert_array_equal(drawn.reshape(codes.shape), codes)
     assert tiny.column(tmp_path / "run", "loss")[-1] < 0.2 * tiny.column(tmp_path / "run", "loss")[0]
-    # The preview compiles its text encoder, conditioning, step and decoder, once; nothing of the training is compiled again.
+    # The preview compiles its four graphs, once; nothing of the training is compiled again.
     assert set(graphs[:150]) == {graphs[0]}
     assert set(graphs[150:]) == {graphs[0] + 4}
     assert sorted(path.name for path in (tmp_path / "run" / "previews").iterdir()) == [
