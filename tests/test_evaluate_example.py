@@ -29,7 +29,7 @@ def test_prompts_are_generated_read_and_reported(tmp_path):
     assert sorted(path.name for path in first.iterdir()) == ["grid.png", "pictures", "report.json"]
     report = json.loads((first / "report.json").read_text())
     entries, settings = report["pictures"], report["settings"]
-    default = {"guidance_scale": 2.0, "truncation_rate": 0.86}  # of the bundled model
+    default = {"guidance_scale": 1.3, "truncation_rate": 0.86}  # of the bundled model
     expected = {**default, "steps": 4, "seed": 7, "batch_size": 3, "count": 4, "held_out": True, "kind": "both"}
     assert {name: settings[name] for name in expected} == expected
     assert [entry["seed"] for entry in entries] == [7, 8, 9, 10]

@@ -220,7 +220,7 @@ def test_pipelines_of_classes_and_of_nothing(pipe, tmp_path, rng):
     described = write_mindir(graph, tmp_path)
     inputs = step_inputs(nothing, rng, np.zeros(2, np.int32), guided=False)
     step = nn.GraphCell(ms.load(str(tmp_path / described["file"])))
-    assert (step(*inputs[:3], *inputs[4:]).asnumpy() == as_in_the_pipeline(nothing, inputs, guided=False)).all()
+    assert (step(*inputs[:2], *inputs[3:]).asnumpy() == as_in_the_pipeline(nothing, inputs, guided=False)).all()
     with pytest.raises(ValueError, match="nothing to guide"):
         export_pipeline(nothing, tmp_path / "out", 2)
 

@@ -76,7 +76,16 @@ class DenoisingStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.transformer, self.guided, self.draw = transformer, guided, Draw(scheduler, guided)
 
-    def construct(self, x_t: Tensor, timestep: Tensor, condition: Tensor, *settings: Tensor) -> Tensor:
+    def construct(
+        self,
+        x_t: Tensor,
+        timestep: Tensor,
+        condition: Tensor,
+        jump: Tensor,
+        guidance_scale: Tensor,
+        truncation_rate: Tensor,
+        uniforms: Tensor,
+    ) -> Tensor:
         """One step.
 
         Args:
@@ -84,14 +93,15 @@ class DenoisingStep(nn.Cell):
             timestep: (1,) int32.
             condition: text embeddings (batch, length, dim), or classes (batch,), or any tensor for a denoiser that
                 takes none; guided: twice as many, the null condition first.
-            settings: as ``Draw`` takes them after x_t.
+            jump, guidance_scale, truncation_rate, uniforms: as ``Draw`` takes them.
 
         Returns:
             (batch, pixels) int32.
         """
         network_input = ops.concat((x_t, x_t), 0) if self.guided else x_t
         timesteps = timestep.broadcast_to((network_input.shape[0],))
-        return self.draw(self.transformer.logits(network_input, condition, timesteps), x_t, *settings)
+        logits = self.transformer.logits(network_input, condition, timesteps)
+        return self.draw(logits, x_t, jump, guidance_scale, truncation_rate, uniforms)
 
 
 class CodeDecoding(nn.Cell):

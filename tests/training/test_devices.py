@@ -94,6 +94,7 @@ def test_text_to_image_on_two_devices(accumulation, text_on_one, tmp_path):
     assert_logs_agree(tmp_path / "two", text_on_one["output"], 1e-4)
 
 
+@pytest.mark.slow
 def test_a_codec_on_two_devices(data, tmp_path):
     one = tiny.codec_settings(data, tmp_path / "one", steps=12, dead_below=6.0, codebook_decay=0.7, ema_decay=0.9)
     tiny.run(tiny.codec_training(one))

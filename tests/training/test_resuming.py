@@ -141,6 +141,7 @@ def test_text_to_image_that_was_killed_ends_as_if_it_had_not_been(text_run, tmp_
     assert len(set(tiny.column(folder, "learning_rate"))) > 1
 
 
+@pytest.mark.slow
 def test_a_codec_that_was_killed_ends_as_if_it_had_not_been(data, tmp_path):
     whole, killed = (long_codec_settings(data, tmp_path / name) for name in ("whole", "killed"))
     code, said = tiny.finish(tiny.CODEC_EXAMPLE, whole)
