@@ -108,6 +108,7 @@ def test_the_example_writes_a_picture_for_each_prompt(exported, host, tmp_path):
         host.main([str(exported), *PROMPTS, "a third"])
 
 
+@pytest.mark.slow
 def test_without_guidance_and_in_float16_too(host, tmp_path):
     pipe = random_pipeline(np.random.default_rng(3), learned_null=False).to(ms.float16)
     files = host.Exported(export_pipeline(pipe, tmp_path / "out", 1, guided=False).parent)
@@ -203,6 +204,7 @@ def sibling(kind, network, pipe, rng, **options):
     return kind(pipe.vqvae, random_weights(transformer, rng, 0.3), pipe.scheduler)
 
 
+@pytest.mark.slow
 def test_pipelines_of_classes_and_of_nothing(pipe, tmp_path, rng):
     pipe.scheduler.set_timesteps(10)
     classes = sibling(ClassToImagePipeline, ClassTransformer2DModel, pipe, rng, num_class_embeds=7)

@@ -145,6 +145,7 @@ def test_each_picture_is_what_the_pipeline_makes_of_its_prompt_and_seed(given, w
     assert len({Image.open(whole / line["file"]).tobytes() for line in lines}) == COUNT
 
 
+@pytest.mark.slow
 def test_three_devices_make_the_same_files(given, whole, tmp_path):
     code, said, workers = on_several(3, given, tmp_path / "three", tmp_path)
     assert code == 0, (said, workers)
@@ -169,6 +170,7 @@ def test_one_device_is_killed_and_two_go_on(given, whole, tmp_path):
     assert content(output) == content(whole)
 
 
+@pytest.mark.slow
 def test_one_of_two_devices_is_killed_and_one_goes_on(given, whole, tmp_path):
     output = tmp_path / "killed"
     code, said, _ = on_several(2, given, output, tmp_path, kill="1:2")

@@ -132,6 +132,7 @@ def step(training):
     return values, changed(before, arrays(training._parameters()))
 
 
+@pytest.mark.slow
 def test_each_is_changed_by_its_own_step_and_the_discriminator_only_when_it_counts(monkeypatch):
     training = CodecTraining(SMALL, Devices())
     own = {parameter.name for parameter in training.discriminator.parameters()}
@@ -207,6 +208,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_told(rng, caplog):
     assert "Step 7: the norm of the discriminator's gradient is nan" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights():
     settings = dataclasses.replace(SMALL, accumulation=1)
     whole = CodecTraining(settings, Devices())

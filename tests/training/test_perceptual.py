@@ -148,6 +148,7 @@ def test_a_further_term_is_weighed_and_reported(pictures, rng):
     assert len(report) == 7
 
 
+@pytest.mark.slow
 def test_a_run_with_the_term(pictures, file):
     plain = CodecTraining(SMALL, Devices())
     seen = CodecTraining(dataclasses.replace(SMALL, perceptual_weight=0.5, perceptual_weights=file), Devices())

@@ -138,6 +138,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(data, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()  # no model of it
 
 
+@pytest.mark.slow
 def test_float16_skips_what_overflows_and_goes_on(data, codec, tmp_path, monkeypatch):
     monkeypatch.setattr(updates, "FIRST_SCALE", 2.0**40)
     settings = tiny.text_settings(data, tmp_path / "run", vqvae=codec, steps=40, precision="float16", accumulation=2)
