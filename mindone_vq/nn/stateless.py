@@ -59,13 +59,15 @@ class StatelessBlock(nn.Cell):
         self.heads, self.activation = block.attn1.heads, block.ff.net[0].activation
         self.eps, self.by_hand = block.norm3.eps, on_cpu()
 
-    def construct(self, x: Tensor, key: Tensor, value: Tensor, modulation: Tensor, *weights: Tensor) -> Tensor:
+    def construct(
+        self, x: Tensor, timestep: Tensor, key: Tensor, value: Tensor, modulation: Tensor, *weights: Tensor
+    ) -> Tensor:
         """One layer.
 
         Args:
             x: (batch, tokens, dim).
-            key, value: of the cross-attention, (batch, length, dim).
-            modulation: scale and shift of the first norm and of the second, (4, dim).
+            timestep: (1,) int32, the same for all pictures.
+            key, value, modulation: what ``LayerConditioning`` gives.
             weights: from ``block_weights``.
 
         Returns:
@@ -74,6 +76,7 @@ class StatelessBlock(nn.Cell):
         q_1, bias_q_1, k_1, bias_k_1, v_1, bias_v_1, out_1, bias_out_1 = weights[:8]
         q_2, bias_q_2, out_2, bias_out_2, scale_3, shift_3, up, bias_up, down, bias_down = weights[8:]
         batch, tokens, dim = x.shape
+        modulation = ops.gather(modulation, timestep, 0)[0]  # (4, dim)
         grid, rows = (batch, tokens, dim), x.reshape(batch * tokens, dim)
         normalized = modulated_norm(rows, 1.0 + modulation[0], modulation[1], ADA_NORM_EPS, self.by_hand)
         attended = scaled_dot_product_attention(

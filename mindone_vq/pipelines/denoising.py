@@ -27,13 +27,16 @@ class TextDenoisingStep(nn.Cell):
         self.block = StatelessBlock(self.blocks[0])
         self.weights = tuple(block_weights(block) for block in self.blocks)
 
-    def construct(self, x_t: Tensor, keys: Tensor, values: Tensor, modulation: Tensor, *settings: Tensor) -> Tensor:
+    def construct(
+        self, x_t: Tensor, timestep: Tensor, keys: Tensor, values: Tensor, modulation: Tensor, *settings: Tensor
+    ) -> Tensor:
         """One step.
 
         Args:
             x_t: (batch, pixels) int32.
+            timestep: (1,) int32.
             keys, values: (layers, batch, length, dim); guided: twice the batch, the null text first.
-            modulation: (layers, 4, dim).
+            modulation: (layers, T, 4, dim).
             settings: as ``Draw`` takes them after x_t.
 
         Returns:
@@ -41,7 +44,8 @@ class TextDenoisingStep(nn.Cell):
         """
         hidden_states = self.embed(x_t)
         for i in range(len(self.weights)):
-            hidden_states = self.block(hidden_states, keys[i], values[i], modulation[i], *self.weights[i])
+            said = (keys[i], values[i], modulation[i])
+            hidden_states = self.block(hidden_states, timestep, *said, *self.weights[i])
         return self.finish(hidden_states, x_t, *settings)
 
 
@@ -100,9 +104,8 @@ def make_step(
     if layer_by_layer(sum(parameter.nbytes for parameter in transformer.get_parameters())):
         return _layer_by_layer(graphs, transformer, scheduler, guided, layers)
     step = graphs.get(TextDenoisingStep, transformer, scheduler, guided, name="denoising step")
-    keys, values, modulation = (ops.stack(each) for each in zip(*layers))
-    by_timestep = modulation.transpose(1, 0, 2, 3)  # (T, layers, 4, dim)
-    return lambda x_t, t, *settings: step(x_t, keys, values, by_timestep[t], *settings)
+    stacked = [ops.stack(each) for each in zip(*layers)]
+    return lambda x_t, t, *settings: step(x_t, Tensor([t], ms.int32), *stacked, *settings)
 
 
 def _layer_by_layer(
@@ -119,9 +122,9 @@ def _layer_by_layer(
     weights = [as_arguments(block_weights(block)) for block in blocks]
 
     def step(x_t: Tensor, t: int, *settings: Tensor) -> Tensor:
-        hidden_states = embed(x_t)
-        for (key, value, modulation), own in zip(layers, weights):
-            hidden_states = run_layer(hidden_states, key, value, modulation[t], *own)
+        hidden_states, timestep = embed(x_t), Tensor([t], ms.int32)
+        for said, own in zip(layers, weights):
+            hidden_states = run_layer(hidden_states, timestep, *said, *own)
         return finish(hidden_states, x_t, *settings)
 
     return step

@@ -49,7 +49,8 @@ def test_a_block_with_its_weights_as_arguments_is_the_block(compiled, transforme
         )
         for t in (0, 6):
             expected = block(x, context, Tensor([t, t], ms.int32))
-            assert relative_error(stateless(x, key, value, modulation[t], *weights), expected) <= 2e-6
+            result = stateless(x, Tensor([t], ms.int32), key, value, modulation, *weights)
+            assert relative_error(result, expected) <= 2e-6
 
 
 def test_all_forms_draw_the_same(transformer, rng, monkeypatch):
