@@ -28,6 +28,7 @@ from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import Scores, score, understand
 from mindone_vq.demo.shapes import Scene, caption, random_scene
 from mindone_vq.pictures import enlarge, grid
+from mindone_vq.pipelines.base import settings_of_call
 from mindone_vq.text.prompts import read_prompts
 from mindone_vq.weights.files import atomic_file, write_json
 
@@ -59,8 +60,7 @@ def main(arguments: list[str]) -> None:
 
     print(f"Loading {options.model or 'the bundled model'} ...")
     pipe = VQDiffusionPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
-    given = {name: getattr(options, name) for name in pipe.default_settings}
-    settings = {**pipe.default_settings, **{name: value for name, value in given.items() if value is not None}}
+    settings = settings_of_call(pipe.default_settings, options.guidance_scale, options.truncation_rate)
     pictures, seconds = generate(pipe, prompts, options, settings)
 
     readable = [i for i, scene in enumerate(scenes) if scene]

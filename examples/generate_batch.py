@@ -24,7 +24,7 @@ import common
 
 from mindone_vq import Transformer2DModel, VQDiffusionPipeline
 from mindone_vq.demo import MODEL
-from mindone_vq.pipelines.base import PUBLISHED_SETTINGS, check_index
+from mindone_vq.pipelines.base import PUBLISHED_SETTINGS, check_index, settings_of_call
 from mindone_vq.pipelines.checks import check_settings
 from mindone_vq.pipelines.many import default_batch_size, generate_missing, share
 from mindone_vq.pipelines.picture_folder import PictureFolder, plan
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     check(options)
     pictures = plan(read_prompts(options.prompts), options.seed, options.images_per_prompt)
     model = resolve(options.model or MODEL, VQDiffusionPipeline.component_classes)
-    settings = settings_of_call(options, model)
+    settings = find_settings(options, model)
     folder = PictureFolder(
         options.output,
         pictures,
@@ -78,11 +78,10 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"--seed is {options.seed}; it must be 0 or more.")
 
 
-def settings_of_call(options: argparse.Namespace, model: Path) -> dict[str, float]:
+def find_settings(options: argparse.Namespace, model: Path) -> dict[str, float]:
     """Steps, guidance and truncation, as given or else as the model has them."""
-    settings = {**PUBLISHED_SETTINGS, **check_index(VQDiffusionPipeline, model)}
-    given = {name: getattr(options, name) for name in settings}
-    settings.update({name: value for name, value in given.items() if value is not None})
+    defaults = {**PUBLISHED_SETTINGS, **check_index(VQDiffusionPipeline, model)}
+    settings = settings_of_call(defaults, options.guidance_scale, options.truncation_rate)
     check_settings(**settings, num_images=options.images_per_prompt, output_type="pil", callback_steps=1)
     return {"num_inference_steps": options.steps, **settings}
 

@@ -84,8 +84,7 @@ class Pipeline:
 
     def _settings(self, guidance_scale: Optional[float], truncation_rate: Optional[float]) -> tuple[float, float]:
         """Both as given, or the default."""
-        given = {"guidance_scale": guidance_scale, "truncation_rate": truncation_rate}
-        chosen = {name: self.default_settings[name] if value is None else value for name, value in given.items()}
+        chosen = settings_of_call(self.default_settings, guidance_scale, truncation_rate)
         return chosen["guidance_scale"], chosen["truncation_rate"]
 
     @staticmethod
@@ -226,6 +225,14 @@ class Pipeline:
             class_name = class_names.get(name, usual.__name__)
             index[name] = [library if class_name == usual.__name__ else "mindone_vq", class_name]
         return index
+
+
+def settings_of_call(
+    defaults: Mapping[str, float], guidance_scale: Optional[float], truncation_rate: Optional[float]
+) -> dict[str, float]:
+    """Both by name: as given, or as in ``defaults`` where None is given."""
+    given = {"guidance_scale": guidance_scale, "truncation_rate": truncation_rate}
+    return {name: defaults[name] if value is None else value for name, value in given.items()}
 
 
 def check_index(cls: type, folder: Path) -> dict[str, float]:

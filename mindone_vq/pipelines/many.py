@@ -19,8 +19,8 @@ def default_batch_size(transformer: Mapping[str, Any]) -> int:
     """How many pictures to make at a time: as many as are estimated to need 4 GB beside the weights, 64 at most.
 
     The estimate counts, for each pixel of the grid with and without the prompt, eight numbers for each class (logits,
-    sorted, cumulated ...), sixteen for each channel, and two rows of attention for each head. It looks at the model
-    only, so that the same command makes the same batches everywhere.
+    probabilities, their sums ...), sixteen for each channel, and two rows of attention for each head. It looks at the
+    model only, so that the same command makes the same batches everywhere.
 
     Args:
         transformer: the denoiser's config, complete.

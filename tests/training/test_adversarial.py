@@ -19,29 +19,19 @@ from mindone_vq.training.adversarial import (
     smallest_picture,
 )
 from mindone_vq.training.codec_loss import CodecLoss
-from mindone_vq.training.codec_training import CodecSettings, CodecTraining, make_model
+from mindone_vq.training.codec_training import CodecTraining, make_model
 from mindone_vq.training.devices import Devices
 from mindone_vq.training.run import CHECKPOINTS
 from mindone_vq.training.settings import check
 from tests.numerics import relative_error
+from tests.training.tiny_runs import CODEC_RUN
 
-SMALL = CodecSettings(
-    data="pictures",
-    output=Path("run"),
-    size=16,
-    batch_size=4,
+SMALL = dataclasses.replace(
+    CODEC_RUN,
     accumulation=2,
     steps=4,
     save_every=2,
     preview_every=0,
-    warmup_steps=0,
-    model=dict(
-        block_out_channels=[8],
-        norm_num_groups=4,
-        latent_channels=4,
-        num_vq_embeddings=8,
-        mid_block_add_attention=False,
-    ),
     adversarial_weight=0.5,
     adversarial_from=1,
     discriminator_layers=2,

@@ -11,27 +11,13 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from mindone_vq.training.codec_loss import CodecLoss
-from mindone_vq.training.codec_training import CodecSettings, CodecTraining
+from mindone_vq.training.codec_training import CodecTraining
 from mindone_vq.training.devices import Devices
 from mindone_vq.training.perceptual import CHANNELS, PerceptualLoss, load_perceptual, unit_length
 from mindone_vq.training.settings import check
+from tests.training.tiny_runs import CODEC_RUN as SMALL
 
 CONVOLUTIONS = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, **dict.fromkeys((17, 19, 21, 24, 26, 28), 512)}
-SMALL = CodecSettings(
-    data="pictures",
-    output=Path("run"),
-    size=16,
-    batch_size=4,
-    steps=2,
-    warmup_steps=0,
-    model=dict(
-        block_out_channels=[8],
-        norm_num_groups=4,
-        latent_channels=4,
-        num_vq_embeddings=8,
-        mid_block_add_attention=False,
-    ),
-)
 
 
 @pytest.fixture(scope="module")

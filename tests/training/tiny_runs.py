@@ -39,6 +39,22 @@ TRANSFORMER = {
 }
 TEXT_ENCODER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 TOKENIZER = {"vocab_size": 530, "model_max_length": 12}
+# For what can be added to a VQ-VAE's loss: pictures of 16 x 16 in the folder "pictures".
+CODEC_RUN = CodecSettings(
+    data="pictures",
+    output=Path("run"),
+    size=16,
+    batch_size=4,
+    steps=2,
+    warmup_steps=0,
+    model=dict(
+        block_out_channels=[8],
+        norm_num_groups=4,
+        latent_channels=4,
+        num_vq_embeddings=8,
+        mid_block_add_attention=False,
+    ),
+)
 SHORT = {"steps": 6, "batch_size": 8, "warmup_steps": 0, "log_every": 1, "preview_every": 0}
 
 
