@@ -13,11 +13,12 @@ def guide(conditional: Tensor, null: Tensor, guidance_scale: Tensor) -> Tensor:
     """Classifier-free guidance: null + scale (conditional - null) (arXiv 2205.16007, equation 6).
 
     Args:
-        conditional, null: log probabilities up to a constant for each pixel, (batch, pixels, classes) float32.
+        conditional, null: log probabilities up to a constant for each pixel, or what these are linear in;
+            (batch, pixels, features) float32.
         guidance_scale: scalar.
 
     Returns:
-        The same: a softmax makes it probabilities.
+        The same.
     """
     return null + guidance_scale * (conditional - null)
 

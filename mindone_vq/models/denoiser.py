@@ -48,6 +48,13 @@ class DiscreteDenoiser(PretrainedCell):
         self.norm_out = LayerNorm(inner_dim)
         self.out = nn.Dense(inner_dim, num_vector_embeds - 1)
 
+    def hidden_states(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
+        """What the last block gives, (batch, pixels, dim); the arguments are those of ``logits``."""
+        hidden_states = self.latent_image_embedding(x_t)
+        for block in self.transformer_blocks:
+            hidden_states = block(hidden_states, condition, timestep)
+        return hidden_states
+
     def logits(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
         """Log probabilities of the codes of the clean picture up to a constant for each pixel, classes last.
 
@@ -59,10 +66,7 @@ class DiscreteDenoiser(PretrainedCell):
         Returns:
             (batch, pixels, classes), float32; ``classes`` does not include the mask.
         """
-        hidden_states = self.latent_image_embedding(x_t)
-        for block in self.transformer_blocks:
-            hidden_states = block(hidden_states, condition, timestep)
-        return self.out(self.norm_out(hidden_states)).astype(ms.float32)
+        return self.out(self.norm_out(self.hidden_states(x_t, condition, timestep))).astype(ms.float32)
 
     def log_p_x_0(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
         """Log probabilities; the arguments and the shape are those of ``logits``."""

@@ -5,36 +5,65 @@ from typing import Optional
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindone_vq.nn.device import fused_attention
 from mindone_vq.nn.feed_forward import FeedForward
 from mindone_vq.nn.normalization import AdaLayerNorm, GroupNorm, LayerNorm, SpatialNorm
 
+FUSED_SIZE = 16
 
-def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Optional[Tensor] = None
-) -> Tensor:
+
+class ScaledDotProductAttention(nn.Cell):
     """Multi-head attention; the one place every attention of this package goes through.
 
-    Args:
-        query: (batch, queries, heads * head_dim).
-        key, value: (batch, keys, heads * head_dim).
-        heads: number of heads.
-        mask: added to the scores, broadcastable to (batch, heads, queries, keys).
+    Where there is a fused kernel, which never writes the scores (arXiv 2205.14135), it takes what has no mask and is of
+    a type that it knows.
 
-    Returns:
-        (batch, queries, heads * head_dim), the type of ``value``. The softmax is taken in float32.
+    Args:
+        heads: number of heads.
     """
-    batch, queries, width = query.shape
-    head_dim = width // heads
-    query = query.reshape(batch, queries, heads, head_dim).transpose(0, 2, 1, 3)  # (batch, heads, queries, head_dim)
-    key = key.reshape(batch, -1, heads, head_dim).transpose(0, 2, 1, 3)  # (batch, heads, keys, head_dim)
-    value = value.reshape(batch, -1, heads, head_dim).transpose(0, 2, 1, 3)
-    scores = ops.BatchMatMul(transpose_b=True)(query * head_dim**-0.5, key)  # (batch, heads, queries, keys)
-    scores = scores.astype(ms.float32)
-    if mask is not None:
-        scores = scores + mask
-    weights = ops.softmax(scores, axis=-1).astype(value.dtype)
-    output = ops.BatchMatMul()(weights, value)  # (batch, heads, queries, head_dim)
-    return output.transpose(0, 2, 1, 3).reshape(batch, queries, width)
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads, self.has_fused_kernel = heads, fused_attention()
+
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+        """The softmax is taken in float32.
+
+        Args:
+            query: (batch, queries, heads * head_dim).
+            key, value: (batch, keys, heads * head_dim).
+            mask: added to the scores, broadcastable to (batch, heads, queries, keys).
+
+        Returns:
+            (batch, queries, heads * head_dim), the type of ``value``.
+        """
+        if self.has_fused_kernel and mask is None and value.dtype != ms.float32:
+            return self._fused(query, key, value)
+        batch, queries, width = query.shape
+        head_dim = width // self.heads
+        query, key, value = [self._heads(each).transpose(0, 2, 1, 3) for each in (query, key, value)]
+        scores = ops.BatchMatMul(transpose_b=True)(query * head_dim**-0.5, key)  # (batch, heads, queries, keys)
+        scores = scores.astype(ms.float32)
+        if mask is not None:
+            scores = scores + mask
+        weights = ops.softmax(scores, axis=-1).astype(value.dtype)
+        output = ops.BatchMatMul()(weights, value)  # (batch, heads, queries, head_dim)
+        return output.transpose(0, 2, 1, 3).reshape(batch, queries, width)
+
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The kernel takes heads of a multiple of ``FUSED_SIZE``; zeros at their ends change nothing."""
+        head_dim = query.shape[-1] // self.heads
+        missing = -head_dim % FUSED_SIZE
+        query, key, value = [ops.pad(self._heads(each), (0, missing)) for each in (query, key, value)]
+        output = ops.flash_attention_score(
+            query, key, value, self.heads, scalar_value=head_dim**-0.5, input_layout="BSND"
+        )
+        return output[..., :head_dim].reshape(*output.shape[:2], -1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(batch, tokens, heads * head_dim) -> (batch, tokens, heads, head_dim)."""
+        batch, tokens, width = x.shape
+        return x.reshape(batch, tokens, self.heads, width // self.heads)
 
 
 class Attention(nn.Cell):
@@ -58,7 +87,7 @@ class Attention(nn.Cell):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.heads = heads
+        self.attend = ScaledDotProductAttention(heads)
         context_dim = query_dim if cross_attention_dim is None else cross_attention_dim
         self.to_q = nn.Dense(query_dim, heads * dim_head, has_bias=bias)
         self.to_k = nn.Dense(context_dim, heads * dim_head, has_bias=bias)
@@ -69,9 +98,7 @@ class Attention(nn.Cell):
         """hidden_states: (batch, tokens, query_dim); context: (batch, length, cross_attention_dim)."""
         if context is None:
             context = hidden_states
-        output = scaled_dot_product_attention(
-            self.to_q(hidden_states), self.to_k(context), self.to_v(context), self.heads
-        )
+        output = self.attend(self.to_q(hidden_states), self.to_k(context), self.to_v(context))
         return self.to_out[1](self.to_out[0](output))
 
 
@@ -91,7 +118,7 @@ class SpatialAttention(Attention):
         batch, channels, height, width = x.shape
         normalized = self.spatial_norm(x, latents) if self.modulated else self.group_norm(x)
         tokens = normalized.reshape(batch, channels, height * width).transpose(0, 2, 1)  # (batch, positions, channels)
-        output = scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), self.heads)
+        output = self.attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         output = self.to_out[0](output)
         return x + output.transpose(0, 2, 1).reshape(batch, channels, height, width)
 

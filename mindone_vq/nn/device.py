@@ -7,13 +7,33 @@ from typing import Optional
 import mindspore as ms
 
 LARGE = 2**28  # bytes of weights
+MANY_SCORES = 2**23
+FUSED_ATTENTION = ("ascend910b", "ascend910_93")  # Atlas A2 and A3
 
 _target: Optional[str] = None  # built for instead of the device that computes; see ``built_for``
 
 
 def on_cpu() -> bool:
     """Whether cells are built for a CPU, where MindSpore's norm kernels take longer than the sums they are made of."""
-    return (_target or ms.get_context("device_target")) == "CPU"
+    return _device() == "CPU"
+
+
+def fused_attention() -> bool:
+    """Whether cells are built for a device with MindSpore's fused attention kernel: Ascend, from Atlas A2 on."""
+    if _device() != "Ascend":
+        return False
+    return ms.get_context("device_target") != "Ascend" or _processor() in FUSED_ATTENTION
+
+
+def _device() -> str:
+    return _target or ms.get_context("device_target")
+
+
+def _processor() -> str:
+    """The generation of the NPU that computes, as MindSpore calls it."""
+    from mindspore._c_expression import MSContext  # the public interface does not tell
+
+    return MSContext.get_instance().get_ascend_soc_version()
 
 
 def layer_by_layer(weight_bytes: int) -> bool:
@@ -26,6 +46,23 @@ def layer_by_layer(weight_bytes: int) -> bool:
         weight_bytes: of the network.
     """
     return on_cpu() and weight_bytes > LARGE
+
+
+def groups_of_heads(heads: int, scores: int) -> int:
+    """How many groups of heads attend one after the other where a layer is called by itself.
+
+    There the scores, and the copies that matrix products make of them, are the largest tensors by far.
+
+    Args:
+        heads: all.
+        scores: of one head of all pictures: batch * queries * keys.
+
+    Returns:
+        The least number of groups of equal size whose scores fit a few tens of MB.
+    """
+    return next(
+        (groups for groups in range(1, heads) if heads % groups == 0 and heads // groups * scores <= MANY_SCORES), heads
+    )
 
 
 @contextlib.contextmanager

@@ -4,12 +4,12 @@ Compiled once, it serves every layer. On a CPU that saves compilation and memory
 keeps work buffers as large as its inputs for as long as the graph lives.
 """
 
-from typing import Union
+from typing import Any, Callable, Union
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindone_vq.nn.attention import BasicTransformerBlock, scaled_dot_product_attention
+from mindone_vq.nn.attention import BasicTransformerBlock, ScaledDotProductAttention
 from mindone_vq.nn.device import on_cpu
 from mindone_vq.nn.normalization import LayerNorm, modulated_norm
 
@@ -18,14 +18,21 @@ ADA_NORM_EPS = 1e-5
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x: (rows, in); weight: (out, in); bias: (out,) -> (rows, out)."""
-    return ops.BiasAdd()(ops.MatMul(transpose_b=True)(x, weight), bias)
+    """x: (..., in); weight: (out, in); bias: (out,) -> (..., out)."""
+    rows = ops.MatMul(transpose_b=True)(x.reshape(-1, x.shape[-1]), weight)
+    return ops.BiasAdd()(rows, bias).reshape(*x.shape[:-1], -1)
+
+
+def modulate(x: Tensor, timestep: Tensor, table: Tensor, by_hand: bool) -> Tensor:
+    """The adaptive norm: x: (batch, tokens, dim); timestep: (1,) int32; table: (T, 2, dim) -> as x."""
+    scale, shift = ops.gather(table, timestep, 0)[0]
+    return modulated_norm(x.reshape(-1, x.shape[-1]), 1.0 + scale, shift, ADA_NORM_EPS, by_hand).reshape(x.shape)
 
 
 class LayerConditioning(nn.Cell):
     """What the text and the timesteps say to one layer: the same at every step of a call, so it is computed once."""
 
-    def construct(self, context: Tensor, timesteps: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def construct(self, context: Tensor, timesteps: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """Keys and values of the cross-attention, and what modulates the two adaptive norms.
 
         Args:
@@ -34,17 +41,86 @@ class LayerConditioning(nn.Cell):
             weights: from ``conditioning_weights``.
 
         Returns:
-            (batch, length, dim) twice; (T, 4, dim): scale and shift of the first norm and of the second.
+            (batch, length, dim) twice; scale and shift of the first norm and of the second, (T, 2, dim) each.
         """
         to_k, bias_k, to_v, bias_v, emb_1, linear_1, bias_1, emb_2, linear_2, bias_2 = weights
-        batch, length, size = context.shape
-        rows = context.reshape(batch * length, size)
-        key = linear(rows, to_k, bias_k).reshape(batch, length, -1)
-        value = linear(rows, to_v, bias_v).reshape(batch, length, -1)
-        first = linear(ops.silu(ops.gather(emb_1, timesteps, 0)), linear_1, bias_1)  # (T, 2 * dim)
-        second = linear(ops.silu(ops.gather(emb_2, timesteps, 0)), linear_2, bias_2)
-        rows = ops.concat((first, second), -1).reshape(timesteps.shape[0], 4, -1)
-        return key, value, rows
+        key, value = linear(context, to_k, bias_k), linear(context, to_v, bias_v)
+        rows = (timesteps.shape[0], 2, -1)
+        first = linear(ops.silu(ops.gather(emb_1, timesteps, 0)), linear_1, bias_1).reshape(rows)
+        second = linear(ops.silu(ops.gather(emb_2, timesteps, 0)), linear_2, bias_2).reshape(rows)
+        return key, value, first, second
+
+
+class AttentionInputs(nn.Cell):
+    """The first norm of a layer, and the queries, keys and values of its attention to the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.by_hand = on_cpu()
+
+    def construct(self, x: Tensor, timestep: Tensor, table: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (batch, tokens, dim); timestep: (1,) int32; table: (T, 2, dim) -> each as x."""
+        q, bias_q, k, bias_k, v, bias_v = weights
+        normalized = modulate(x, timestep, table, self.by_hand)
+        return linear(normalized, q, bias_q), linear(normalized, k, bias_k), linear(normalized, v, bias_v)
+
+
+class HeadGroup(nn.Cell):
+    """Attention of some of the heads.
+
+    Args:
+        heads: all.
+        groups: of how many equal groups one attends.
+    """
+
+    def __init__(self, heads: int, groups: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.groups, self.attend = groups, ScaledDotProductAttention(heads // groups)
+
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, group: Tensor) -> Tensor:
+        """query, key, value: (batch, tokens, dim); group: (1,) int32, which -> (batch, tokens, dim / groups)."""
+        parts = [self._part(each, group) for each in (query, key, value)]
+        return self.attend(*parts)
+
+    def _part(self, x: Tensor, group: Tensor) -> Tensor:
+        batch, tokens, dim = x.shape
+        if self.groups == 1:
+            return x
+        parts = x.reshape(batch * tokens, self.groups, dim // self.groups)
+        return ops.gather(parts, group, 1).reshape(batch, tokens, dim // self.groups)
+
+
+class AfterAttention(nn.Cell):
+    """The rest of a layer.
+
+    Args:
+        block: one of the layers.
+        groups: of heads, which attended to the pixels.
+    """
+
+    def __init__(self, block: BasicTransformerBlock, groups: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.attend, self.activation = ScaledDotProductAttention(block.attn2.attend.heads), block.ff.net[0].activation
+        self.groups, self.eps, self.by_hand = groups, block.norm3.eps, on_cpu()
+
+    def construct(
+        self, x: Tensor, timestep: Tensor, key: Tensor, value: Tensor, table: Tensor, *others: Tensor
+    ) -> Tensor:
+        """x: (batch, tokens, dim); others: (batch, tokens, dim / groups) of each group; then weights -> as x."""
+        attended = ops.concat(others[: self.groups], -1)
+        out_1, bias_out_1, q, bias_q, out_2, bias_out_2, scale, shift, up, bias_up, down, bias_down = others[
+            self.groups :
+        ]
+        x = x + linear(attended, out_1, bias_out_1)
+        query = linear(modulate(x, timestep, table, self.by_hand), q, bias_q)
+        x = x + linear(self.attend(query, key, value), out_2, bias_out_2)
+        normalized = modulated_norm(x.reshape(-1, x.shape[-1]), scale, shift, self.eps, self.by_hand)
+        return x + linear(self.activation(linear(normalized, up, bias_up)), down, bias_down).reshape(x.shape)
+
+
+def as_cell(kind: type, *arguments: Any, name: str) -> nn.Cell:
+    """The parts of a layer as they are, for one graph of all."""
+    return kind(*arguments)
 
 
 class StatelessBlock(nn.Cell):
@@ -52,47 +128,46 @@ class StatelessBlock(nn.Cell):
 
     Args:
         block: one of the layers; its sizes and its activation are those of all.
+        groups: equal groups of heads that attend to the pixels one after the other.
+        make: makes each part of the layer from its class, its arguments and a name. Parts that are graphs of their own
+            make ``construct`` a function to be called from Python; it does nothing but call them.
     """
 
-    def __init__(self, block: BasicTransformerBlock) -> None:
+    def __init__(
+        self, block: BasicTransformerBlock, groups: int = 1, make: Callable[..., Callable[..., Tensor]] = as_cell
+    ) -> None:
         super().__init__(auto_prefix=False)
-        self.heads, self.activation = block.attn1.heads, block.ff.net[0].activation
-        self.eps, self.by_hand = block.norm3.eps, on_cpu()
+        self.groups = tuple(Tensor([group], ms.int32) for group in range(groups))
+        self.before = make(AttentionInputs, name="queries, keys and values")
+        self.attend = make(HeadGroup, block.attn1.attend.heads, groups, name="attention")
+        self.after = make(AfterAttention, block, groups, name="rest of a layer")
 
     def construct(
-        self, x: Tensor, timestep: Tensor, key: Tensor, value: Tensor, modulation: Tensor, *weights: Tensor
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        text_key: Tensor,
+        text_value: Tensor,
+        first: Tensor,
+        second: Tensor,
+        *weights: Tensor,
     ) -> Tensor:
         """One layer.
 
         Args:
             x: (batch, tokens, dim).
             timestep: (1,) int32, the same for all pictures.
-            key, value, modulation: what ``LayerConditioning`` gives.
+            text_key, text_value, first, second: what ``LayerConditioning`` gives.
             weights: from ``block_weights``.
 
         Returns:
             (batch, tokens, dim).
         """
-        q_1, bias_q_1, k_1, bias_k_1, v_1, bias_v_1, out_1, bias_out_1 = weights[:8]
-        q_2, bias_q_2, out_2, bias_out_2, scale_3, shift_3, up, bias_up, down, bias_down = weights[8:]
-        batch, tokens, dim = x.shape
-        modulation = ops.gather(modulation, timestep, 0)[0]  # (4, dim)
-        grid, rows = (batch, tokens, dim), x.reshape(batch * tokens, dim)
-        normalized = modulated_norm(rows, 1.0 + modulation[0], modulation[1], ADA_NORM_EPS, self.by_hand)
-        attended = scaled_dot_product_attention(
-            linear(normalized, q_1, bias_q_1).reshape(grid),
-            linear(normalized, k_1, bias_k_1).reshape(grid),
-            linear(normalized, v_1, bias_v_1).reshape(grid),
-            self.heads,
-        )
-        rows = rows + linear(attended.reshape(batch * tokens, dim), out_1, bias_out_1)
-        normalized = modulated_norm(rows, 1.0 + modulation[2], modulation[3], ADA_NORM_EPS, self.by_hand)
-        query = linear(normalized, q_2, bias_q_2).reshape(grid)
-        attended = scaled_dot_product_attention(query, key, value, self.heads)
-        rows = rows + linear(attended.reshape(batch * tokens, dim), out_2, bias_out_2)
-        normalized = modulated_norm(rows, scale_3, shift_3, self.eps, self.by_hand)
-        rows = rows + linear(self.activation(linear(normalized, up, bias_up)), down, bias_down)
-        return rows.reshape(grid)
+        attended = self._by_groups(*self.before(x, timestep, first, *weights[:6]))
+        return self.after(x, timestep, text_key, text_value, second, *attended, *weights[6:])
+
+    def _by_groups(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        return [self.attend(query, key, value, group) for group in self.groups]
 
 
 def conditioning_weights(block: BasicTransformerBlock) -> Weights:

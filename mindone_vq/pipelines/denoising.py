@@ -9,11 +9,11 @@ from mindspore import Tensor, nn, ops
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.models.transformer import Transformer2DModel
-from mindone_vq.nn.device import layer_by_layer
+from mindone_vq.nn.device import groups_of_heads, layer_by_layer
 from mindone_vq.nn.stateless import LayerConditioning, StatelessBlock, block_weights, conditioning_weights
-from mindone_vq.pipelines.graphs import DenoisingStep, Draw, GraphCache
+from mindone_vq.pipelines.graphs import DenoisingStep, Finish, GraphCache
 
-# (x_t, timestep, *settings of the draw) -> x_s
+# (x_t, timestep, *settings of ``Finish``) -> x_s
 Step = Callable[..., Tensor]
 
 
@@ -28,7 +28,14 @@ class TextDenoisingStep(nn.Cell):
         self.weights = tuple(block_weights(block) for block in self.blocks)
 
     def construct(
-        self, x_t: Tensor, timestep: Tensor, keys: Tensor, values: Tensor, modulation: Tensor, *settings: Tensor
+        self,
+        x_t: Tensor,
+        timestep: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        first: Tensor,
+        second: Tensor,
+        *settings: Tensor,
     ) -> Tensor:
         """One step.
 
@@ -36,15 +43,15 @@ class TextDenoisingStep(nn.Cell):
             x_t: (batch, pixels) int32.
             timestep: (1,) int32.
             keys, values: (layers, batch, length, dim); guided: twice the batch, the null text first.
-            modulation: (layers, T, 4, dim).
-            settings: as ``Draw`` takes them after x_t.
+            first, second: what modulates the norms, (layers, T, 2, dim).
+            settings: as ``Finish`` takes them after x_t.
 
         Returns:
             (batch, pixels) int32.
         """
         hidden_states = self.embed(x_t)
         for i in range(len(self.weights)):
-            said = (keys[i], values[i], modulation[i])
+            said = (keys[i], values[i], first[i], second[i])
             hidden_states = self.block(hidden_states, timestep, *said, *self.weights[i])
         return self.finish(hidden_states, x_t, *settings)
 
@@ -60,18 +67,6 @@ class Embed(nn.Cell):
         """(batch, pixels) int32 -> (batch, pixels, dim), or (2 * batch, pixels, dim)."""
         hidden_states = self.embedding(x_t)
         return ops.concat((hidden_states, hidden_states), 0) if self.guided else hidden_states
-
-
-class Finish(nn.Cell):
-    """What the last layer gives, and x_t -> x_s."""
-
-    def __init__(self, transformer: Transformer2DModel, scheduler: VQDiffusionScheduler, guided: bool) -> None:
-        super().__init__(auto_prefix=False)
-        self.norm_out, self.out, self.draw = transformer.norm_out, transformer.out, Draw(scheduler, guided)
-
-    def construct(self, hidden_states: Tensor, x_t: Tensor, *settings: Tensor) -> Tensor:
-        """hidden_states: (batch, pixels, dim); the others as ``Draw`` takes them."""
-        return self.draw(self.out(self.norm_out(hidden_states)).astype(ms.float32), x_t, *settings)
 
 
 def make_step(
@@ -90,7 +85,7 @@ def make_step(
         condition: as ``DenoisingStep`` takes it.
 
     Returns:
-        A function of x_t, the timestep, and what ``Draw`` takes after x_t; it gives x_s.
+        A function of x_t, the timestep, and what ``Finish`` takes after x_t; it gives x_s.
     """
     if not (isinstance(transformer, Transformer2DModel) and transformer.config.cross_attention_dim is not None):
         step = graphs.get(DenoisingStep, transformer, scheduler, guided, name="denoising step")
@@ -113,18 +108,20 @@ def _layer_by_layer(
     transformer: Transformer2DModel,
     scheduler: VQDiffusionScheduler,
     guided: bool,
-    layers: list[tuple[Tensor, Tensor, Tensor]],
+    layers: list[tuple[Tensor, ...]],
 ) -> Step:
     blocks = transformer.transformer_blocks
+    batch = layers[0][0].shape[0]
+    groups = groups_of_heads(blocks[0].attn1.attend.heads, batch * transformer.num_latent_pixels**2)
+    block = StatelessBlock(blocks[0], groups, graphs.get)
     embed = graphs.get(Embed, transformer, guided, name="embedding")
-    run_layer = graphs.get(StatelessBlock, blocks[0], name="layer")
     finish = graphs.get(Finish, transformer, scheduler, guided, name="draw")
     weights = [as_arguments(block_weights(block)) for block in blocks]
 
     def step(x_t: Tensor, t: int, *settings: Tensor) -> Tensor:
         hidden_states, timestep = embed(x_t), Tensor([t], ms.int32)
         for said, own in zip(layers, weights):
-            hidden_states = run_layer(hidden_states, timestep, *said, *own)
+            hidden_states = block.construct(hidden_states, timestep, *said, *own)
         return finish(hidden_states, x_t, *settings)
 
     return step

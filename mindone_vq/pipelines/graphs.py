@@ -33,26 +33,30 @@ class TextEncoding(nn.Cell):
         return self.text_encoder(input_ids)[0].astype(ms.float32)
 
 
-class Draw(nn.Cell):
-    """What the network says, and x_t -> x_s: guidance, truncation, posterior and draw."""
+class Finish(nn.Cell):
+    """What the last block gives, and x_t -> x_s: last layer, guidance, truncation, posterior and draw.
 
-    def __init__(self, scheduler: VQDiffusionScheduler, guided: bool) -> None:
+    Guidance is linear in the logits, and the last layer in its input: guiding that takes half the work.
+    """
+
+    def __init__(self, transformer: DiscreteDenoiser, scheduler: VQDiffusionScheduler, guided: bool) -> None:
         super().__init__(auto_prefix=False)
-        self.scheduler, self.guided = scheduler, guided
+        self.norm_out, self.out, self.guided = transformer.norm_out, transformer.out, guided
+        self.draw = Draw(scheduler)
 
     def construct(
         self,
-        logits: Tensor,
+        hidden_states: Tensor,
         x_t: Tensor,
         jump: Tensor,
         guidance_scale: Tensor,
         truncation_rate: Tensor,
         uniforms: Tensor,
     ) -> Tensor:
-        """One draw.
+        """The end of a step.
 
         Args:
-            logits: (batch, pixels, classes) float32; guided: twice as many, those of the null condition first.
+            hidden_states: (batch, pixels, dim); guided: twice as many, those of the null condition first.
             x_t: (batch, pixels) int32.
             jump: (9,) float32, ``scheduler.jump(timestep)``.
             guidance_scale, truncation_rate: scalars, float32.
@@ -61,9 +65,22 @@ class Draw(nn.Cell):
         Returns:
             (batch, pixels) int32.
         """
+        normalized = self.norm_out(hidden_states)
         if self.guided:
-            null, conditional = ops.chunk(logits, 2, axis=0)
-            logits = guide(conditional, null, guidance_scale)
+            null, conditional = ops.chunk(normalized.astype(ms.float32), 2, axis=0)
+            normalized = guide(conditional, null, guidance_scale).astype(hidden_states.dtype)
+        return self.draw(self.out(normalized).astype(ms.float32), x_t, jump, truncation_rate, uniforms)
+
+
+class Draw(nn.Cell):
+    """Truncation, posterior and draw."""
+
+    def __init__(self, scheduler: VQDiffusionScheduler) -> None:
+        super().__init__(auto_prefix=False)
+        self.scheduler = scheduler
+
+    def construct(self, logits: Tensor, x_t: Tensor, jump: Tensor, truncation_rate: Tensor, uniforms: Tensor) -> Tensor:
+        """logits: (batch, pixels, classes) float32; the others, and what it returns, as in ``Finish``."""
         p_x_0 = probabilities(logits)
         p_x_0 = p_x_0 * stays(p_x_0, truncation_rate).astype(ms.float32)
         return self.scheduler(p_x_0, x_t, jump, uniforms)
@@ -74,18 +91,10 @@ class DenoisingStep(nn.Cell):
 
     def __init__(self, transformer: DiscreteDenoiser, scheduler: VQDiffusionScheduler, guided: bool) -> None:
         super().__init__(auto_prefix=False)
-        self.transformer, self.guided, self.draw = transformer, guided, Draw(scheduler, guided)
+        self.transformer, self.guided = transformer, guided
+        self.finish = Finish(transformer, scheduler, guided)
 
-    def construct(
-        self,
-        x_t: Tensor,
-        timestep: Tensor,
-        condition: Tensor,
-        jump: Tensor,
-        guidance_scale: Tensor,
-        truncation_rate: Tensor,
-        uniforms: Tensor,
-    ) -> Tensor:
+    def construct(self, x_t: Tensor, timestep: Tensor, condition: Tensor, *settings: Tensor) -> Tensor:
         """One step.
 
         Args:
@@ -93,15 +102,14 @@ class DenoisingStep(nn.Cell):
             timestep: (1,) int32.
             condition: text embeddings (batch, length, dim), or classes (batch,), or any tensor for a denoiser that
                 takes none; guided: twice as many, the null condition first.
-            jump, guidance_scale, truncation_rate, uniforms: as ``Draw`` takes them.
+            settings: jump, guidance_scale, truncation_rate, uniforms, as ``Finish`` takes them.
 
         Returns:
             (batch, pixels) int32.
         """
         network_input = ops.concat((x_t, x_t), 0) if self.guided else x_t
         timesteps = timestep.broadcast_to((network_input.shape[0],))
-        logits = self.transformer.logits(network_input, condition, timesteps)
-        return self.draw(logits, x_t, jump, guidance_scale, truncation_rate, uniforms)
+        return self.finish(self.transformer.hidden_states(network_input, condition, timesteps), x_t, *settings)
 
 
 class CodeDecoding(nn.Cell):

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindone_vq.nn.attention import scaled_dot_product_attention
+from mindone_vq.nn.attention import ScaledDotProductAttention
 from mindone_vq.nn.normalization import LayerNorm
 from mindone_vq.outputs import Output
 from mindone_vq.weights.pretrained import PretrainedCell, register_to_config
@@ -42,15 +42,14 @@ class CLIPAttention(nn.Cell):
 
     def __init__(self, hidden_size: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.attend = ScaledDotProductAttention(heads)
         self.k_proj = nn.Dense(hidden_size, hidden_size)
         self.v_proj = nn.Dense(hidden_size, hidden_size)
         self.q_proj = nn.Dense(hidden_size, hidden_size)
         self.out_proj = nn.Dense(hidden_size, hidden_size)
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
-        output = scaled_dot_product_attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, mask)
-        return self.out_proj(output)
+        return self.out_proj(self.attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), mask))
 
 
 class CLIPMLP(nn.Cell):

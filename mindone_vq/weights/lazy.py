@@ -35,8 +35,8 @@ class LazyTensor:
     Attributes:
         shape: its shape.
         dtype: a key of ``STORED_AS``.
-        read_stored: gives an array of ``shape`` and ``STORED_AS[dtype]``; may raise ValueError where the file is
-            damaged.
+        read_stored: gives an array of ``shape`` and ``STORED_AS[dtype]``, whoever asks in memory of his own; may
+            raise ValueError where the file is damaged.
         copy_to: copies the same bytes into an open file, where its own file has them in one run; None elsewhere.
     """
 
@@ -75,7 +75,7 @@ class LazyTensor:
     def of(cls, array: np.ndarray) -> "LazyTensor":
         """An array that is there already; numpy's bfloat16, as some libraries add it, included."""
         name = array.dtype.name
-        return cls(array.shape, name, lambda: array.view(STORED_AS[name]) if name == "bfloat16" else array)
+        return cls(array.shape, name, lambda: array.view(STORED_AS[name]).copy())
 
 
 def widened(stored: np.ndarray, dtype: str) -> np.ndarray:

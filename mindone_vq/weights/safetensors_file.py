@@ -1,12 +1,15 @@
-"""safetensors files: read by the library, lazily; written one tensor after another.
+"""safetensors files: checked by the library; read lazily, and written, one tensor after another.
 
-The library writes only what is in memory all at once, which a checkpoint of several gigabytes need not be.
+The library writes only what is in memory all at once, which a checkpoint of several gigabytes need not be, and maps a
+file to read it: all that was read would count as memory of the process.
 """
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -45,23 +48,37 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         ValueError: the file is cut short, is not a safetensors file, or has an element type that is not known.
     """
     try:
-        reader = safe_open(path, framework="numpy")
+        with safe_open(path, framework="numpy"):  # checks that the header fits the file
+            header, start = _read_header(path)
     except SafetensorError as error:
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
             "Download or convert it again."
         ) from error
+    return {key: _tensor(path, key, entry, start) for key, entry in header.items() if key != "__metadata__"}
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a whole file, and where the tensors begin."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)), 8 + length
+
+
+def _tensor(path: Path, key: str, entry: dict[str, Any], start: int) -> LazyTensor:
+    """What the header says of one tensor; the tensors begin at ``start``."""
     names = {theirs: ours for ours, theirs in TYPE_NAMES.items()}
-    tensors = {}
-    for key in reader.keys():  # noqa: SIM118 it is no dict
-        view = reader.get_slice(key)
-        if view.get_dtype() not in names:
-            raise ValueError(f"{path}: {key} has elements of type {view.get_dtype()}, which are not read.")
-        dtype = names[view.get_dtype()]
-        tensors[key] = LazyTensor(
-            tuple(view.get_shape()), dtype, lambda key=key, dtype=dtype: reader.get_tensor(key).view(STORED_AS[dtype])
-        )
-    return tensors
+    if entry["dtype"] not in names:
+        raise ValueError(f"{path}: {key} has elements of type {entry['dtype']}, which are not read.")
+    dtype, shape, offset = names[entry["dtype"]], tuple(entry["shape"]), start + entry["data_offsets"][0]
+
+    def read() -> np.ndarray:
+        stored = np.fromfile(path, STORED_AS[dtype], math.prod(shape), offset=offset)
+        if stored.size != math.prod(shape):
+            raise ValueError(f"{path} became shorter while it was read: {key} is not whole.")
+        return stored.reshape(shape)
+
+    return LazyTensor(shape, dtype, read)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from mindone_vq.weights.safetensors_file import read_safetensors, stored_bytes, 
 from mindone_vq.weights.torch_pickle import open_checkpoint
 
 READABLE, PICKLED = ".safetensors", ".bin"
+NUMPY_TYPES = {ms.float32: np.float32, ms.float16: np.float16}
 
 
 class WeightMismatchError(ValueError):
@@ -155,9 +156,12 @@ def _mismatch(cell: nn.Cell, problems: list[str]) -> WeightMismatchError:
 
 
 def assign(parameter: Parameter, array: np.ndarray, dtype: ms.Type) -> None:
-    """Gives ``parameter`` the values of ``array`` in type ``dtype``."""
+    """Gives ``parameter`` the values of ``array`` in type ``dtype``, and with them the array's memory where it can."""
     parameter.set_dtype(dtype)
-    parameter.set_data(Tensor(np.ascontiguousarray(array), dtype))
+    if dtype in NUMPY_TYPES:
+        parameter.set_data(Tensor.from_numpy(np.require(array, NUMPY_TYPES[dtype], ["C", "W"])))
+    else:
+        parameter.set_data(Tensor(np.ascontiguousarray(array), dtype))
 
 
 def to_float32(tensor: Tensor) -> np.ndarray:

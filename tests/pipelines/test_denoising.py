@@ -7,7 +7,15 @@ from mindspore import Tensor
 
 from mindone_vq import VQDiffusionScheduler
 from mindone_vq.models.transformer import Transformer2DModel
-from mindone_vq.nn.stateless import LayerConditioning, StatelessBlock, block_weights, conditioning_weights
+from mindone_vq.nn import device
+from mindone_vq.nn.device import groups_of_heads
+from mindone_vq.nn.stateless import (
+    HeadGroup,
+    LayerConditioning,
+    StatelessBlock,
+    block_weights,
+    conditioning_weights,
+)
 from mindone_vq.pipelines import denoising
 from mindone_vq.pipelines.graphs import DenoisingStep, GraphCache
 from tests.numerics import relative_error
@@ -44,12 +52,12 @@ def test_a_block_with_its_weights_as_arguments_is_the_block(compiled, transforme
         stateless, conditioning = ms.jit(stateless, fullgraph=True), ms.jit(conditioning, fullgraph=True)
     for block in transformer.transformer_blocks:
         weights = denoising.as_arguments(block_weights(block))
-        key, value, modulation = conditioning(
+        said = conditioning(
             context, Tensor(np.arange(7), ms.int32), *denoising.as_arguments(conditioning_weights(block))
         )
         for t in (0, 6):
             expected = block(x, context, Tensor([t, t], ms.int32))
-            result = stateless(x, Tensor([t], ms.int32), key, value, modulation, *weights)
+            result = stateless(x, Tensor([t], ms.int32), *said, *weights)
             assert relative_error(result, expected) <= 2e-6
 
 
@@ -61,7 +69,9 @@ def test_all_forms_draw_the_same(transformer, rng, monkeypatch):
     settings = [scheduler.jump(5), Tensor(2.5, ms.float32), Tensor(0.8, ms.float32)]
     settings.append(Tensor(rng.random((pictures, 16), dtype=np.float32)))
     expected = DenoisingStep(transformer, scheduler, guided)(x_t, Tensor([5], ms.int32), condition, *settings)
-    for is_layer_by_layer in (True, False):
+    assert groups_of_heads(3, pictures * 256) == 1
+    for is_layer_by_layer, scores in ((True, 2**23), (True, 1), (False, 1)):
+        monkeypatch.setattr(device, "MANY_SCORES", scores)
         monkeypatch.setattr(denoising, "layer_by_layer", lambda size, form=is_layer_by_layer: form)
         step = denoising.make_step(GraphCache(), transformer, scheduler, guided, condition)
         drawn = step(x_t, 5, *settings).asnumpy()
@@ -79,7 +89,7 @@ def test_changed_weights_are_used_and_one_layer_is_compiled_for_all(rng, monkeyp
 
     before = codes()
     kinds = [kind for kind, *_ in pipe._graphs._graphs]
-    assert kinds.count(StatelessBlock) == 1
+    assert kinds.count(HeadGroup) == 1
     weight = pipe.transformer.transformer_blocks[-1].attn1.to_out[0].weight
     weight.copy_(Tensor(rng.normal(size=weight.shape).astype(np.float32)))
     after = codes()
