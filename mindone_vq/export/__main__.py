@@ -14,6 +14,7 @@ import mindspore as ms
 import mindone_vq
 from mindone_vq.export.folder import DTYPES, export_pipeline
 from mindone_vq.export.graphs import CONDITIONS
+from mindone_vq.nn.device import TARGETS, built_for, device
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json
 
@@ -28,6 +29,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=list(DTYPES.values()), default="float32", help="of the weights [%(default)s]"
     )
+    parser.add_argument(
+        "--for", choices=TARGETS, dest="target", help="the device that will run them [the one that computes here]"
+    )
     parser.add_argument("--unguided", action="store_true", help="a step without classifier-free guidance")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing DIR")
     return parser.parse_args(arguments)
@@ -40,8 +44,9 @@ def main(arguments: list[str]) -> None:
     named = read_json(folder / "model_index.json").get("_class_name", mindone_vq.VQDiffusionPipeline.__name__)
     if named not in kinds:
         raise ValueError(f"{folder} holds a {named}; what can be exported is a {' or a '.join(kinds)}.")
-    pipe = kinds[named].from_pretrained(folder, mindspore_dtype=getattr(ms, options.dtype))
-    described = export_pipeline(pipe, options.output, options.batch_size, not options.unguided, options.overwrite)
+    with built_for(options.target or device()):
+        pipe = kinds[named].from_pretrained(folder, mindspore_dtype=getattr(ms, options.dtype))
+        described = export_pipeline(pipe, options.output, options.batch_size, not options.unguided, options.overwrite)
     print(f"Wrote {described}, which says what the files beside it are.")
 
 

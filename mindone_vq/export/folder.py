@@ -13,6 +13,7 @@ from mindone_vq.diffusion.schedule import CLEAN
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.export.graphs import CONDITIONS, graphs_of, text_length
 from mindone_vq.export.mindir import write_mindir
+from mindone_vq.nn.device import device
 from mindone_vq.pipelines.base import Pipeline
 from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
 from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
@@ -45,7 +46,8 @@ def export_pipeline(
     """Writes the graphs of ``pipe`` as MINDIR files, the constants that a generation needs, and pipeline.json.
 
     Written beside ``folder`` under another name, which is changed at the end: whole or not at all. The graphs have the
-    form for the device that the pipeline was built on.
+    form for the device that the pipeline was built for: load it, and call this, inside ``nn.device.built_for`` if that
+    is another than the one that computes.
 
     Args:
         pipe: float32 or float16.
@@ -68,7 +70,7 @@ def export_pipeline(
         content = {
             "pipeline": type(pipe).__name__,
             "versions": {"mindone_vq": mindone_vq.__version__, "mindspore": ms.__version__},
-            "built_for": ms.get_context("device_target"),
+            "built_for": device(),
             "dtype": DTYPES[pipe.dtype],
             "batch_size": batch_size,
             "guided": guided,

@@ -6,6 +6,7 @@ from typing import Optional
 
 import mindspore as ms
 
+TARGETS = ("CPU", "Ascend")
 LARGE = 2**28  # bytes of weights
 MANY_SCORES = 2**23
 FUSED_ATTENTION = ("ascend910b", "ascend910_93")  # Atlas A2 and A3
@@ -15,17 +16,18 @@ _target: Optional[str] = None  # built for instead of the device that computes; 
 
 def on_cpu() -> bool:
     """Whether cells are built for a CPU, where MindSpore's norm kernels take longer than the sums they are made of."""
-    return _device() == "CPU"
+    return device() == "CPU"
 
 
 def fused_attention() -> bool:
     """Whether cells are built for a device with MindSpore's fused attention kernel: Ascend, from Atlas A2 on."""
-    if _device() != "Ascend":
+    if device() != "Ascend":
         return False
     return ms.get_context("device_target") != "Ascend" or _processor() in FUSED_ATTENTION
 
 
-def _device() -> str:
+def device() -> str:
+    """What cells are built for: "CPU", "Ascend" or another of MindSpore's names."""
     return _target or ms.get_context("device_target")
 
 
@@ -67,7 +69,7 @@ def groups_of_heads(heads: int, scores: int) -> int:
 
 @contextlib.contextmanager
 def built_for(target: str) -> Iterator[None]:
-    """Cells made inside take the form they have on ``target``, "CPU" or "Ascend", wherever they compute.
+    """Cells made inside take the form they have on ``target``, one of ``TARGETS``, wherever they compute.
 
     Cells decide when they are made: what was made before stays as it is.
 
@@ -75,8 +77,8 @@ def built_for(target: str) -> Iterator[None]:
         ValueError: another target.
     """
     global _target
-    if target not in ("CPU", "Ascend"):
-        raise ValueError(f'target is {target!r}; it must be "CPU" or "Ascend".')
+    if target not in TARGETS:
+        raise ValueError(f"target is {target!r}; it must be one of {', '.join(TARGETS)}.")
     before, _target = _target, target
     try:
         yield

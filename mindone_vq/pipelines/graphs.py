@@ -94,7 +94,16 @@ class DenoisingStep(nn.Cell):
         self.transformer, self.guided = transformer, guided
         self.finish = Finish(transformer, scheduler, guided)
 
-    def construct(self, x_t: Tensor, timestep: Tensor, condition: Tensor, *settings: Tensor) -> Tensor:
+    def construct(
+        self,
+        x_t: Tensor,
+        timestep: Tensor,
+        condition: Tensor,
+        jump: Tensor,
+        guidance_scale: Tensor,
+        truncation_rate: Tensor,
+        uniforms: Tensor,
+    ) -> Tensor:
         """One step.
 
         Args:
@@ -102,14 +111,15 @@ class DenoisingStep(nn.Cell):
             timestep: (1,) int32.
             condition: text embeddings (batch, length, dim), or classes (batch,), or any tensor for a denoiser that
                 takes none; guided: twice as many, the null condition first.
-            settings: jump, guidance_scale, truncation_rate, uniforms, as ``Finish`` takes them.
+            jump, guidance_scale, truncation_rate, uniforms: as ``Finish`` takes them.
 
         Returns:
             (batch, pixels) int32.
         """
         network_input = ops.concat((x_t, x_t), 0) if self.guided else x_t
         timesteps = timestep.broadcast_to((network_input.shape[0],))
-        return self.finish(self.transformer.hidden_states(network_input, condition, timesteps), x_t, *settings)
+        hidden_states = self.transformer.hidden_states(network_input, condition, timesteps)
+        return self.finish(hidden_states, x_t, jump, guidance_scale, truncation_rate, uniforms)
 
 
 class CodeDecoding(nn.Cell):
