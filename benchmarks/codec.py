@@ -4,12 +4,14 @@
 
 Sizes of microsoft/vq-diffusion-ithq, 256 x 256 pixels, the same random weights on both sides, float32: codes to
 pictures, and pictures to codes. Every side, direction and batch size is a process of its own; both sides take turns.
+A side that would take most of the machine's memory, going by the batch size before, is not run.
 """
 
 import argparse
 import os
 import statistics
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ CODEC = dict(
 )
 FACTOR = 2 ** (len(LEVELS) - 1)  # pixels of a picture to a code, along each axis
 TOLERANCE = 1e-3
+SHARE = 0.8  # of the machine's memory that a side may take
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -113,28 +116,39 @@ def theirs(direction: str, batch: int, pixels: int) -> Parts:
 SIDES = {"mindone_vq": ours, "diffusers": theirs}
 
 
+def measure(direction: str, batches: list[int], pixels: int, rounds: int) -> Iterator[list[Any]]:
+    """Rows of the table; a side that would not fit into memory is left out."""
+    available = SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    peaks: dict[str, float] = dict.fromkeys(SIDES, 0.0)  # for each picture of the batch before
+    for batch in batches:
+        settings = dict(direction=direction, batch=batch, pixels=pixels)
+        fitting = [side for side in SIDES if peaks[side] * batch < available]
+        workers = [turns.start(__file__, side, **settings) for side in fitting]
+        times = turns.take_turns(workers, rounds)
+        peer = statistics.median(times.get(("diffusers", direction), [float("nan")]))
+        results = [worker.values[direction] for worker in workers]
+        same = all(np.allclose(result, results[0], rtol=TOLERANCE, atol=TOLERANCE) for result in results)
+        for worker in workers:
+            worker.close()
+            values, peak = times[worker.name, direction], worker.peaks[direction]
+            peaks[worker.name], median = peak / batch, statistics.median(values)
+            numbers = [spread(values), f"{batch / median:.3g}", f"{peer / median:.2f}"]
+            first = f"{worker.first[direction]:.1f} s"
+            yield [direction, batch, worker.name, *numbers, gigabytes(peak), first, "yes" if same else "NO"]
+        for side in set(SIDES) - set(fitting):
+            guess = gigabytes(peaks[side] * batch)
+            yield [direction, batch, side, "not run", "", "", f"some {guess} by the batch before", "", ""]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16], help="[%(default)s]")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16], help="rising [%(default)s]")
     parser.add_argument("--pixels", type=int, default=256, help="along each axis of a picture [%(default)s]")
     options = parser.parse_args()
     rows = []
     for direction in ("decode", "encode"):
-        for batch in options.batches:
-            settings = dict(direction=direction, batch=batch, pixels=options.pixels)
-            workers = [turns.start(__file__, side, **settings) for side in SIDES]
-            times = turns.take_turns(workers, options.rounds)
-            peer = statistics.median(times["diffusers", direction])
-            results = [worker.values[direction] for worker in workers]
-            same = "yes" if np.allclose(*results, rtol=TOLERANCE, atol=TOLERANCE) else "NO"
-            for worker in workers:
-                worker.close()
-                values = times[worker.name, direction]
-                median, peak = statistics.median(values), gigabytes(worker.peaks[direction])
-                speeds = [f"{batch / median:.3g}", f"{peer / median:.2f}"]
-                first = f"{worker.first[direction]:.1f} s"
-                rows.append([direction, batch, worker.name, spread(values), *speeds, peak, first, same])
+        rows += measure(direction, options.batches, options.pixels, options.rounds)
     header = ["", "batch", "", "a batch", "pictures a second", "speed beside diffusers", "largest resident memory"]
     print(table([*header, "first", "same result"], rows))
 
