@@ -62,7 +62,7 @@ class Worker:
         return line
 
 
-def start(script: str, side: str, variables: Optional[Mapping[str, str]] = None, **settings: Any) -> Worker:
+def start(script: str, side: str, variables: Optional[Mapping[str, str]] = None, /, **settings: Any) -> Worker:
     """Starts a side of ``script``, and waits until every part of it ran once.
 
     Args:
