@@ -88,30 +88,30 @@ def peaks(points: list[dict[str, Any]]) -> list[float]:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Three panels; time on the left axis, memory on the right, everything logarithmic."""
+    """Three panels; seconds and gigabytes share an axis, everything is logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    figure, panels = pyplot.subplots(1, len(NAMES), figsize=(4.5 * len(NAMES), 3.4))
+    figure, panels = pyplot.subplots(1, len(NAMES), figsize=(4.5 * len(NAMES), 3.4), sharey=True)
     for panel, (varied, name) in zip(panels, NAMES.items()):
         points = [point for point in results if point["varied"] == varied]
-        memory = panel.twinx()
         x = [axis(varied, point["value"]) for point in points]
-        drawn = ((panel, medians(points), "C0", "seconds a step"), (memory, peaks(points), "C1", "gigabytes"))
-        for axes, values, colour, label in drawn:
-            values = [value / (1e9 if axes is memory else 1) for value in values]
-            axes.loglog(x, values, "o-", color=colour, linewidth=1)
+        drawn = {
+            "seconds a step": medians(points),
+            "largest resident memory, GB": [peak / 1e9 for peak in peaks(points)],
+        }
+        for label, values in drawn.items():
+            panel.loglog(x, values, "o-", linewidth=1, label=label)
             for place, value in zip(x, values):
-                axes.annotate(f"{value:.2g}", (place, value), (0, 5), textcoords="offset points", fontsize="x-small")
-            axes.set_ylabel(label, color=colour)
-            axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-            axes.margins(y=0.15)
+                panel.annotate(f"{value:.2g}", (place, value), (0, 5), textcoords="offset points", fontsize="x-small")
         panel.set_xlabel(name)
         panel.set_xticks(x, [str(value) for value in x])
         panel.xaxis.set_minor_locator(ticker.NullLocator())
+        panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         panel.grid(alpha=0.3)
+        panel.legend(fontsize="x-small")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
