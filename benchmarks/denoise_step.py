@@ -10,16 +10,13 @@ its compilation. The parts of our step are timed too, and the matrix products of
 
 import argparse
 import functools
-import json
 import os
-import resource
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import turns
+from turns import Parts, Worker
 
 SIZES = dict(
     num_attention_heads=16,
@@ -34,19 +31,19 @@ SIZES = dict(
     norm_type="ada_norm",
 )
 LENGTH, SCALE, RATE, TIMESTEP, SPREAD = 77, 5.0, 0.86, 50, 0.02
-PIXELS, CLASSES = SIZES["sample_size"] ** 2, SIZES["num_vector_embeds"] - 1
 
 
-def inputs() -> tuple[np.ndarray, np.ndarray]:
+def inputs(sizes: dict, batch: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """x_t, half of it masked; text embeddings, every token of length 1, the null text first."""
     rng = np.random.default_rng(0)
-    x_t = rng.integers(0, CLASSES, (1, PIXELS))
-    x_t[:, ::2] = CLASSES
-    text = rng.standard_normal((2, LENGTH, SIZES["cross_attention_dim"]), dtype=np.float32)
+    mask = sizes["num_vector_embeds"] - 1
+    x_t = rng.integers(0, mask, (batch, sizes["sample_size"] ** 2))
+    x_t[:, ::2] = mask
+    text = rng.standard_normal((2 * batch, LENGTH, sizes["cross_attention_dim"]), dtype=np.float32)
     return x_t, text / np.linalg.norm(text, axis=-1, keepdims=True)
 
 
-def ours(sizes: dict) -> dict[str, Callable[[], None]]:
+def ours(sizes: dict, batch: int = 1) -> Parts:
     import mindspore as ms
     from mindspore import Tensor
     from mindspore.nn.utils import no_init_parameters
@@ -64,36 +61,43 @@ def ours(sizes: dict) -> dict[str, Callable[[], None]]:
         values = rng.standard_normal(parameter.shape, dtype=np.float32) * np.float32(SPREAD)
         assign(parameter, values + 1 if parameter.name.endswith("gamma") else values, ms.float32)
     scheduler, graphs = VQDiffusionScheduler(sizes["num_vector_embeds"]), GraphCache()
-    codes, text = inputs()
+    codes, text = inputs(sizes, batch)
     x_t = Tensor(codes.astype(np.int32))
     step = denoising.make_step(graphs, transformer, scheduler, True, Tensor(text))
     scale, rate = Tensor(SCALE, ms.float32), Tensor(RATE, ms.float32)
     generator = np.random.default_rng(2)
 
     def settings() -> list[Tensor]:
-        return [scheduler.jump(TIMESTEP), scale, rate, Tensor(draw_uniforms([generator], 1, PIXELS))]
+        return [scheduler.jump(TIMESTEP), scale, rate, Tensor(draw_uniforms([generator], *x_t.shape))]
 
     draw = ms.jit(Draw(scheduler, True), fullgraph=True)
 
     @functools.cache  # made when first asked for: the memory of the step alone is measured before
     def logits() -> Tensor:
-        return Tensor(rng.standard_normal((2, PIXELS, CLASSES), dtype=np.float32) * 3)
+        shape = (2 * batch, x_t.shape[1], sizes["num_vector_embeds"] - 1)
+        return Tensor(rng.standard_normal(shape, dtype=np.float32) * 3)
 
     products = functools.lru_cache(maxsize=None)(lambda: _products(sizes))
     return {
-        "step": lambda: step(x_t, TIMESTEP, *settings()).asnumpy(),
-        "guidance, truncation, posterior, draw": lambda: draw(logits(), x_t, *settings()).asnumpy(),
-        "matrix products of one layer": lambda: products()(),
+        "step": lambda: wait(step(x_t, TIMESTEP, *settings())),
+        "guidance, truncation, posterior, draw": lambda: wait(draw(logits(), x_t, *settings())),
+        "matrix products of one layer": lambda: wait(products()()),
     }
 
 
-def _products(sizes: dict) -> Callable[[], None]:
+def wait(output) -> None:
+    """Until a tensor of MindSpore is there."""
+    output.asnumpy()
+
+
+def _products(sizes: dict) -> Callable:
     """Those of a layer, and nothing else: projections, attention to the pixels and to the text, feed-forward."""
     import mindspore as ms
     from mindspore import Tensor, nn, ops
 
     heads, size = sizes["num_attention_heads"], sizes["attention_head_dim"]
-    dim, rows = heads * size, 2 * PIXELS
+    dim, pixels = heads * size, sizes["sample_size"] ** 2
+    rows = 2 * pixels
     rng = np.random.default_rng(3)
 
     def random(*shape: int) -> Tensor:
@@ -122,17 +126,17 @@ def _products(sizes: dict) -> Callable[[], None]:
         random(4 * dim, dim),
         random(rows, 4 * dim),
         random(dim, 4 * dim),
-        random(2, heads, PIXELS, size),
-        random(2, heads, PIXELS, size),
-        random(2, heads, PIXELS, PIXELS),
+        random(2, heads, pixels, size),
+        random(2, heads, pixels, size),
+        random(2, heads, pixels, pixels),
         random(2, heads, LENGTH, size),
-        random(2, heads, PIXELS, LENGTH),
+        random(2, heads, pixels, LENGTH),
     )
     run = ms.jit(Products(), fullgraph=True)
-    return lambda: run(*arguments).asnumpy()
+    return lambda: run(*arguments)
 
 
-def theirs(sizes: dict, kind: str) -> dict[str, Callable[[], None]]:
+def theirs(sizes: dict, kind: str) -> Parts:
     import torch
     from diffusers import Transformer2DModel, VQDiffusionScheduler
     from diffusers.pipelines.deprecated.vq_diffusion.pipeline_vq_diffusion import VQDiffusionPipeline
@@ -151,7 +155,7 @@ def theirs(sizes: dict, kind: str) -> dict[str, Callable[[], None]]:
     network = torch.compile(transformer) if kind == "compiled" else transformer
     scheduler = VQDiffusionScheduler(num_vec_classes=sizes["num_vector_embeds"])
     scheduler.set_timesteps(100)
-    codes, text = inputs()
+    codes, text = inputs(sizes)
     x_t, text = torch.tensor(codes), torch.tensor(text).to(dtype)
     generator = torch.Generator().manual_seed(0)
 
@@ -174,62 +178,32 @@ SIDES = {
 }
 
 
-def work(side: str, sizes: dict) -> None:
-    """A side's process: for each line that comes in it runs what the line names, and answers with the seconds."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever else is printed
-    parts = SIDES[side](sizes)
-    first, peaks = {}, {}
-    for name, run in parts.items():
-        start = time.perf_counter()
-        run()
-        first[name] = time.perf_counter() - start
-        peaks[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak = peaks["step"]
-    print(json.dumps({"first": first, "peak": peak}), file=answers)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        parts[line.strip()]()
-        print(time.perf_counter() - start, file=answers)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="[%(default)s]")
     parser.add_argument("--layers", type=int, default=SIZES["num_layers"], help="[%(default)s]")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="[all]")
-    parser.add_argument("--work", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     sizes = {**SIZES, "num_layers": options.layers}
-    if options.work:
-        work(options.work, sizes)
-        return
-    workers, about = {}, {}
-    for side in options.sides:
-        command = [sys.executable, __file__, "--work", side, "--layers", str(options.layers)]
-        workers[side] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        about[side] = json.loads(workers[side].stdout.readline())
-    times = {(side, part): [] for side in workers for part in about[side]["first"]}
-    for _ in range(options.rounds):
-        for (side, part), values in times.items():
-            print(part, file=workers[side].stdin, flush=True)
-            values.append(float(workers[side].stdout.readline()))
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
-    report(times, about, options.layers)
+    workers = [turns.start(__file__, side, sizes=sizes) for side in options.sides]
+    times = turns.take_turns(workers, options.rounds)
+    for worker in workers:
+        worker.close()
+    report(times, workers, options.layers)
 
 
-def report(times: dict[tuple[str, str], list[float]], about: dict[str, dict], layers: int) -> None:
+def report(times: dict[tuple[str, str], list[float]], workers: Sequence[Worker], layers: int) -> None:
     print(f"{layers} layers")
-    for (side, part), values in times.items():
-        rounds = ", ".join(f"{value:.2f}" for value in values)
-        first = about[side]["first"][part]
-        print(f"{side:34s} {part:40s} median {statistics.median(values):.3f} s ({rounds}); first {first:.1f} s")
-    for side, facts in about.items():
-        step = statistics.median(times[side, "step"])
-        print(f"{side:34s} peak memory {facts['peak'] / 1e9:.2f} GB; steps a minute {60 / step:.2f}")
+    for worker in workers:
+        for part, first in worker.first.items():
+            values = times[worker.name, part]
+            rounds = ", ".join(f"{value:.2f}" for value in values)
+            median = statistics.median(values)
+            print(f"{worker.name:34s} {part:40s} median {median:.3f} s ({rounds}); first {first:.1f} s")
+    for worker in workers:
+        step, peak = statistics.median(times[worker.name, "step"]), worker.peaks["step"]
+        print(f"{worker.name:34s} peak memory {peak / 1e9:.2f} GB; steps a minute {60 / step:.2f}")
 
 
 if __name__ == "__main__":
-    main()
+    turns.run(SIDES, main)

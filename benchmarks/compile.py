@@ -1,0 +1,202 @@
+"""How long compiling a denoising step takes, against the number of layers.
+
+    python benchmarks/compile.py
+
+Layers 1408 wide on 1024 latent pixels, one picture with guidance, float32, weights of zero. Three forms:
+
+layers      one compiled layer called for each, as on a CPU. Compiling is here, summed over the four graphs of a step,
+            the first call minus the later ones (the median).
+whole       the whole step as one graph, as an NPU gets it, here for the kernels of the CPU: compiled and not run. That
+            is parsing, type inference, optimisation, choice and creation of kernels.
+whole, run  the same, run: the first run minus the second. With its buffers this takes some 0.5 GB a layer, so only up
+            to --run layers.
+
+Beside it, where it runs, all that the first step took longer than the second, making the step included. Each in a new
+process, then in another that finds MindSpore's compile cache (MS_COMPILER_CACHE_ENABLE) filled. That the cache is
+correct the framework itself does not promise: the codes drawn with and without it are compared.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+import zlib
+from typing import Any
+
+import denoise_step
+import numpy as np
+import turns
+from turns import Parts, Worker, gigabytes, spread, table
+
+TARGETS = {"layers": "CPU", "whole": "Ascend"}
+
+
+def build(form: str, layers: int) -> tuple[Any, Any, dict[str, Any]]:
+    """The transformer, its weights zeros, and the chain; x_t and the settings of a draw."""
+    import mindspore as ms
+    from mindspore import Tensor
+    from mindspore.nn.utils import no_init_parameters
+
+    from mindone_vq import Transformer2DModel, VQDiffusionScheduler
+    from mindone_vq.nn import device
+    from mindone_vq.weights.store import assign
+
+    device.LARGE = 0  # layer by layer on a CPU, whatever the size
+    sizes = {**denoise_step.SIZES, "num_layers": layers}
+    with device.built_for(TARGETS[form]), no_init_parameters():
+        transformer = Transformer2DModel(**sizes).set_train(False)
+    for parameter in transformer.get_parameters():
+        assign(parameter, np.zeros(parameter.shape, np.float32), ms.float32)  # no memory until it is written to
+    scheduler = VQDiffusionScheduler(sizes["num_vector_embeds"])
+    x_t, text = denoise_step.inputs(sizes)
+    uniforms = np.random.default_rng(0).random(x_t.shape, dtype=np.float32)
+    settings = (
+        scheduler.jump(denoise_step.TIMESTEP),
+        Tensor(denoise_step.SCALE, ms.float32),
+        Tensor(denoise_step.RATE, ms.float32),
+        Tensor(uniforms),
+    )
+    inputs = dict(x_t=Tensor(x_t.astype(np.int32)), text=Tensor(text), settings=settings)
+    return transformer, scheduler, inputs
+
+
+def by_layers(layers: int) -> Parts:
+    from mindone_vq.pipelines import graphs
+    from mindone_vq.pipelines.denoising import make_step
+
+    transformer, scheduler, inputs = build("layers", layers)
+    cache, made = graphs.GraphCache(), []
+    calls: dict[str, list[float]] = {}
+
+    def timed(graph: graphs.CompiledGraph, *tensors: Any) -> Any:
+        began = time.perf_counter()
+        output = call(graph, *tensors)
+        calls.setdefault(graph.name, []).append(time.perf_counter() - began)
+        return output
+
+    call, graphs.CompiledGraph.__call__ = graphs.CompiledGraph.__call__, timed
+
+    def make() -> None:
+        made[:] = [make_step(cache, transformer, scheduler, True, inputs["text"])]
+
+    def step() -> int:
+        return checksum(made[0](inputs["x_t"], denoise_step.TIMESTEP, *inputs["settings"]))
+
+    def again() -> float:
+        make()
+        step()
+        return sum(first - statistics.median(later) for first, *later in calls.values())
+
+    return {"make": make, "step": step, "again": again}
+
+
+def arguments_of_whole(layers: int) -> tuple[Any, tuple]:
+    """The cell and what it takes."""
+    import mindspore as ms
+    from mindspore import Tensor
+
+    from mindone_vq.nn.device import built_for
+    from mindone_vq.pipelines.denoising import TextDenoisingStep
+
+    transformer, scheduler, inputs = build("whole", layers)
+    with built_for("Ascend"):
+        cell = TextDenoisingStep(transformer, scheduler, True).set_train(False)
+    dim = denoise_step.SIZES["num_attention_heads"] * denoise_step.SIZES["attention_head_dim"]
+    text = layers, 2, denoise_step.LENGTH, dim
+    said = [np.zeros(shape, np.float32) for shape in (text, text, (layers, scheduler.num_train_timesteps, 4, dim))]
+    timestep = Tensor([denoise_step.TIMESTEP], ms.int32)
+    return cell, (inputs["x_t"], timestep, *map(Tensor, said), *inputs["settings"])
+
+
+def whole(layers: int) -> Parts:
+    import mindspore as ms
+
+    cell, arguments = arguments_of_whole(layers)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    return {"compile": lambda: cell.compile(*arguments) and None}
+
+
+def whole_run(layers: int) -> Parts:
+    import mindspore as ms
+
+    cell, arguments = arguments_of_whole(layers)
+    run = ms.jit(cell, fullgraph=True)
+    return {"step": lambda: checksum(run(*arguments)), "again": lambda: checksum(run(*arguments)) and None}
+
+
+def checksum(codes: Any) -> int:
+    return zlib.crc32(codes.asnumpy().tobytes())
+
+
+SIDES = {"layers": by_layers, "whole": whole, "whole, run": whole_run}
+
+
+def seconds(worker: Worker) -> tuple[float, float]:
+    """Of compiling; and what the first step took longer than the second."""
+    later = worker.first.get("again", 0.0)
+    longer = sum(worker.first.values()) - 2 * later
+    return worker.values.get("again") or longer, longer
+
+
+def measure(side: str, layers: int, rounds: int) -> dict[str, Any]:
+    """Both ``seconds`` of all rounds without and with the cache; memory; and what was drawn."""
+    result: dict[str, Any] = {"new": [], "cached": [], "peak": 0, "drawn": set()}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": folder}
+        turns.start(__file__, side, cache, layers=layers).close()
+        for _ in range(rounds):
+            for name, variables in (("new", {}), ("cached", cache)):
+                with turns.start(__file__, side, variables, layers=layers) as worker:
+                    result[name].append(seconds(worker))
+                result["drawn"].add(worker.values.get("step"))
+                result["peak"] = max(result["peak"], *worker.peaks.values())
+    return result
+
+
+def fitted(layers: list[int], seconds: list[float]) -> str:
+    """The line of least squares."""
+    if len(layers) < 2:
+        return ""
+    slope, constant = np.polyfit(layers, seconds, 1)
+    return f"{slope:.3f} s a layer {'+' if constant >= 0 else '-'} {abs(constant):.2f} s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="[%(default)s]")
+    parser.add_argument("--layers", type=int, nargs="+", default=[6, 12, 24, 36], help="[%(default)s]")
+    parser.add_argument("--run", type=int, default=12, help="layers up to which the whole step runs too [%(default)s]")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="[all]")
+    options = parser.parse_args()
+    rows, fits = [], []
+    for side in options.sides:
+        medians: dict[str, list[float]] = {"new": [], "cached": []}
+        counts = [count for count in options.layers if side != "whole, run" or count <= options.run]
+        for count in counts:
+            result = measure(side, count, options.rounds)
+            (new, longer), (cached, longer_cached) = (zip(*result[name]) for name in ("new", "cached"))
+            for name, values in (("new", new), ("cached", cached)):
+                medians[name].append(statistics.median(values))
+            ratio = f"{medians['new'][-1] / medians['cached'][-1]:.2f}"
+            ran = result["drawn"] != {None}
+            same = ("yes" if len(result["drawn"]) == 1 else "NO") if ran else ""
+            first = [spread(longer), spread(longer_cached)] if ran else ["", ""]
+            rows.append([side, count, spread(new), spread(cached), ratio, *first, same, gigabytes(result["peak"])])
+        fits.append([side, *(fitted(counts, values) for values in medians.values())])
+    longer = ["first step minus second", "from the cache"]
+    header = [
+        "form",
+        "layers",
+        "compiling",
+        "from the cache",
+        "ratio",
+        *longer,
+        "same codes",
+        "largest resident memory",
+    ]
+    print(table(header, rows), end="\n\n")
+    print(table(["form", "compiling", "from the cache"], fits))
+
+
+if __name__ == "__main__":
+    turns.run(SIDES, main)
