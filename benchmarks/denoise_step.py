@@ -45,10 +45,11 @@ def inputs(sizes: dict, batch: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(sizes: dict, batch: int = 1) -> Parts:
     import mindspore as ms
-    from mindspore import Tensor
+    from mindspore import Tensor, nn, ops
     from mindspore.nn.utils import no_init_parameters
 
     from mindone_vq import Transformer2DModel, VQDiffusionScheduler
+    from mindone_vq.diffusion.guidance import guide
     from mindone_vq.diffusion.sampling import draw_uniforms
     from mindone_vq.pipelines import denoising
     from mindone_vq.pipelines.graphs import Draw, GraphCache
@@ -70,17 +71,27 @@ def ours(sizes: dict, batch: int = 1) -> Parts:
     def settings() -> list[Tensor]:
         return [scheduler.jump(TIMESTEP), scale, rate, Tensor(draw_uniforms([generator], *x_t.shape))]
 
-    draw = ms.jit(Draw(scheduler, True), fullgraph=True)
+    class GuideAndDraw(nn.Cell):
+        def __init__(self):
+            super().__init__(auto_prefix=False)
+            self.draw = Draw(scheduler)
+
+        def construct(self, hidden_states, logits, x_t, jump, guidance_scale, *settings):
+            null, conditional = ops.chunk(hidden_states, 2, axis=0)
+            return guide(conditional, null, guidance_scale), self.draw(logits, x_t, jump, *settings)
+
+    draw = ms.jit(GuideAndDraw(), fullgraph=True)
 
     @functools.cache  # made when first asked for: the memory of the step alone is measured before
-    def logits() -> Tensor:
-        shape = (2 * batch, x_t.shape[1], sizes["num_vector_embeds"] - 1)
-        return Tensor(rng.standard_normal(shape, dtype=np.float32) * 3)
+    def drawn_from() -> list[Tensor]:
+        width = sizes["num_attention_heads"] * sizes["attention_head_dim"]
+        shapes = (2 * batch, x_t.shape[1], width), (batch, x_t.shape[1], sizes["num_vector_embeds"] - 1)
+        return [Tensor(rng.standard_normal(shape, dtype=np.float32) * 3) for shape in shapes]
 
     products = functools.lru_cache(maxsize=None)(lambda: _products(sizes))
     return {
         "step": lambda: wait(step(x_t, TIMESTEP, *settings())),
-        "guidance, truncation, posterior, draw": lambda: wait(draw(logits(), x_t, *settings())),
+        "guidance, truncation, posterior, draw": lambda: wait(draw(*drawn_from(), x_t, *settings())[1]),
         "matrix products of one layer": lambda: wait(products()()),
     }
 

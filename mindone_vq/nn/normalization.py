@@ -19,11 +19,14 @@ def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, by_hand:
     x, scale, shift = x.astype(ms.float32), scale.astype(ms.float32), shift.astype(ms.float32)
     if not by_hand:
         return ops.LayerNorm(-1, -1, eps)(x, scale, shift)[0].astype(dtype)
-    # Means and scales are repeated by products with a row: products of different shapes are slow there.
-    repeated = ops.MatMul()
-    centred = x - repeated(x.mean(-1, keep_dims=True), ops.ones((1, dim), ms.float32))
+    centred = x - repeated(x.mean(-1, keep_dims=True), dim)
     deviation = ops.rsqrt((centred * centred).mean(-1, keep_dims=True) + eps)
-    return ops.BiasAdd()(centred * repeated(deviation, scale.reshape(1, dim)), shift).astype(dtype)
+    return ops.BiasAdd()(centred * ops.MatMul()(deviation, scale.reshape(1, dim)), shift).astype(dtype)
+
+
+def repeated(column: Tensor, times: int) -> Tensor:
+    """(rows, 1) -> (rows, times), by a product: operands of different shapes are slow on a CPU, and take memory."""
+    return ops.MatMul()(column, ops.ones((1, times), column.dtype))
 
 
 class LayerNorm(nn.Cell):
@@ -78,13 +81,14 @@ class GroupNorm(nn.GroupNorm):
         """Means over rows, then one scale and one shift for each channel of each picture."""
         batch, channels, height, width = x.shape
         groups = x.reshape(batch * self.num_groups, -1)  # (batch * groups, values)
-        centred = groups - groups.mean(-1, keep_dims=True)
+        centred = groups - repeated(groups.mean(-1, keep_dims=True), groups.shape[1])
         deviation = ops.rsqrt((centred * centred).mean(-1, keep_dims=True) + self.eps)  # (batch * groups, 1)
         # (batch, groups, channels / groups)
         scale = deviation.reshape(batch, self.num_groups, 1) * gamma.reshape(1, self.num_groups, -1)
         planes = centred.reshape(batch * channels, height * width)
         shift = ops.tile(beta, (batch,)).expand_dims(-1)  # (batch * channels, 1)
-        return (planes * scale.reshape(batch * channels, 1) + shift).reshape(batch, channels, height, width)
+        planes = planes * repeated(scale.reshape(batch * channels, 1), height * width)
+        return (planes + repeated(shift, height * width)).reshape(batch, channels, height, width)
 
 
 class AdaLayerNorm(nn.Cell):
