@@ -71,8 +71,6 @@ def torch_pipeline() -> Any:
         "learned_classifier_free_sampling_embeddings": LearnedClassifierFreeSamplingEmbeddings,
     }
     pipe = VQDiffusionPipeline(**{name: kind.from_pretrained(MODEL / name) for name, kind in classes.items()})
-    if pipe.vqvae.config.vq_embed_dim is None:  # the latent channels, which this pipeline does not know
-        pipe.vqvae.register_to_config(vq_embed_dim=pipe.vqvae.config.latent_channels)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -80,15 +80,16 @@ class GroupNorm(nn.GroupNorm):
     def _normalize(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         """Means over rows, then one scale and one shift for each channel of each picture."""
         batch, channels, height, width = x.shape
-        groups = x.reshape(batch * self.num_groups, -1)  # (batch * groups, values)
-        centred = groups - repeated(groups.mean(-1, keep_dims=True), groups.shape[1])
-        deviation = ops.rsqrt((centred * centred).mean(-1, keep_dims=True) + self.eps)  # (batch * groups, 1)
+        rows, add = batch * self.num_groups, ops.BiasAdd()
+        means = x.reshape(rows, -1).mean(-1)
+        centred = add(x.reshape(1, rows, -1, width), -means).reshape(rows, -1)
+        deviation = ops.rsqrt((centred * centred).mean(-1, keep_dims=True) + self.eps)  # (rows, 1)
         # (batch, groups, channels / groups)
         scale = deviation.reshape(batch, self.num_groups, 1) * gamma.reshape(1, self.num_groups, -1)
         planes = centred.reshape(batch * channels, height * width)
-        shift = ops.tile(beta, (batch,)).expand_dims(-1)  # (batch * channels, 1)
         planes = planes * repeated(scale.reshape(batch * channels, 1), height * width)
-        return (planes + repeated(shift, height * width)).reshape(batch, channels, height, width)
+        planes = add(planes.reshape(1, batch * channels, height, width), ops.tile(beta, (batch,)))
+        return planes.reshape(x.shape)
 
 
 class AdaLayerNorm(nn.Cell):

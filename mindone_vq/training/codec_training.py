@@ -90,6 +90,8 @@ def make_model(settings: CodecSettings) -> VQModel:
     levels = len(arguments.get("block_out_channels", (64,)))
     arguments.setdefault("down_block_types", ["DownEncoderBlock2D"] * levels)
     arguments.setdefault("up_block_types", ["UpDecoderBlock2D"] * levels)
+    if "latent_channels" in arguments:  # diffusers' pipeline reads the size of a code from the config, and no default
+        arguments.setdefault("vq_embed_dim", arguments["latent_channels"])
     try:
         model = VQModel(**arguments)
     except TypeError as error:

@@ -19,6 +19,7 @@ from mindone_vq import (
     VQDiffusionScheduler,
     VQModel,
 )
+from mindone_vq.demo import MODEL
 from tests.numerics import relative_error
 from tests.parity.peers import (
     TorchCLIP,
@@ -45,6 +46,15 @@ def test_vq_model(config, rng, tmp_path):
     theirs.save_pretrained(tmp_path / "theirs")
     loaded = VQModel.from_pretrained(tmp_path / "theirs")
     assert relative_error(loaded(Tensor(x))[0], theirs(torch.tensor(x)).sample) <= 1e-5
+
+
+def test_diffusers_pipeline_can_decode_with_the_bundled_codec(rng):
+    """It takes the size of a code from the config."""
+    ours, theirs = VQModel.from_pretrained(MODEL / "vqvae"), torch_component(TorchVQModel, MODEL / "vqvae")
+    codes = rng.integers(0, 256, (2, 5, 7))
+    quantized = theirs.quantize.get_codebook_entry(torch.tensor(codes), (2, 5, 7, theirs.config.vq_embed_dim))
+    expected = (theirs.decode(quantized, force_not_quantize=True).sample / 2 + 0.5).clamp(0, 1)
+    assert relative_error(ours.decode_codes(Tensor(codes, ms.int32)), expected) <= 1e-5
 
 
 def test_transformer(rng, tmp_path):
