@@ -4,7 +4,7 @@
 
 Layers 1408 wide on 1024 latent pixels, one picture with guidance, float32, weights of zero. Three forms:
 
-layers      one compiled layer called for each, as on a CPU. Compiling is here, summed over the four graphs of a step,
+layers      one compiled layer called for each, as on a CPU. Compiling is here, summed over the graphs of a step,
             the first call minus the later ones (the median).
 whole       the whole step as one graph, as an NPU gets it, here for the kernels of the CPU: compiled and not run. That
             is parsing, type inference, optimisation, choice and creation of kernels.
@@ -103,7 +103,8 @@ def arguments_of_whole(layers: int) -> tuple[Any, tuple]:
         cell = TextDenoisingStep(transformer, scheduler, True).set_train(False)
     dim = denoise_step.SIZES["num_attention_heads"] * denoise_step.SIZES["attention_head_dim"]
     text = layers, 2, denoise_step.LENGTH, dim
-    said = [np.zeros(shape, np.float32) for shape in (text, text, (layers, scheduler.num_train_timesteps, 4, dim))]
+    modulation = layers, scheduler.num_train_timesteps, 2, dim
+    said = [np.zeros(shape, np.float32) for shape in (text, text, modulation, modulation)]
     timestep = Tensor([denoise_step.TIMESTEP], ms.int32)
     return cell, (inputs["x_t"], timestep, *map(Tensor, said), *inputs["settings"])
 
