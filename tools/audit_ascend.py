@@ -3,7 +3,7 @@
     python tools/audit_ascend.py
 
 Builds small networks of every published structure in the form they have on Ascend (mindone_vq/nn/device.py), compiles
-every kind of graph in float32 and float16, and reads the nodes of each after the last pass that all devices have in
+every kind of graph, and reads the nodes of each after the last pass that all devices have in
 common. Each primitive is looked up in what the installed MindSpore documents and in what its Ascend libraries hold
 (tools/ascend_support.py says what that is worth). Ends with exit code 1, and the graph and primitive by name, on
 
@@ -20,19 +20,18 @@ differently for Ascend, collective communication, and that any number is right. 
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import mindspore as ms
-from ascend_graphs import GRAPHS, Build, Run
+from ascend_graphs import GRAPHS, TYPES, Build, Run
 from ascend_ir import Node, saved_graphs
 from ascend_support import support
 
 from mindone_vq.nn.device import built_for
 from mindone_vq.weights.files import write_atomically
 
-TYPES = {ms.float32: "float32", ms.float16: "float16"}
 PYTHON = ("PyExecute", "PyInterpret", "PyFunc")
 # No kernel computes these: they are how MindSpore writes a graph down. Name -> what it stands for.
 INTERNAL = {
@@ -112,12 +111,11 @@ def problems(nodes: Iterable[Node]) -> list[str]:
     return list(found)
 
 
-def audit(graphs: dict[str, Build], dtypes: Iterable[ms.Type]) -> tuple[dict[str, Row], list[str]]:
+def audit(graphs: Mapping[str, tuple[Build, Iterable[ms.Type]]]) -> tuple[dict[str, Row], list[str]]:
     """The table, by primitive, and the problems of all graphs, with the graph's name and type."""
     rows: dict[str, Row] = {}
     wrong: list[str] = []
-    dtypes = list(dtypes)
-    for number, (name, build) in enumerate(graphs.items(), 1):
+    for number, (name, (build, dtypes)) in enumerate(graphs.items(), 1):
         for dtype in dtypes:
             print(f"Compiling: {name}, {TYPES[dtype]}.", file=sys.stderr, flush=True)
             nodes = compiled_nodes(name, build, dtype)
@@ -134,10 +132,11 @@ def _evidence(primitive: str) -> str:
     return f"internal: {INTERNAL[primitive]}" if primitive in INTERNAL else support(primitive).evidence
 
 
-def as_markdown(rows: dict[str, Row], graphs: Iterable[str]) -> str:
+def as_markdown(rows: dict[str, Row], graphs: Mapping[str, tuple[Build, Iterable[ms.Type]]]) -> str:
     """The table, after what its numbers of graphs mean."""
-    lines = [f"MindSpore {ms.__version__}. The graphs, each in float32 and in float16:", ""]
-    lines += [f"{number}. {name}" for number, name in enumerate(graphs, 1)]
+    lines = [f"MindSpore {ms.__version__}. The graphs:", ""]
+    for number, (name, (_, dtypes)) in enumerate(graphs.items(), 1):
+        lines.append(f"{number}. {name} ({', '.join(TYPES[dtype] for dtype in dtypes)})")
     lines += ["", "| primitive | tensors in | tensors out | evidence | graphs |", "|---|---|---|---|---|"]
     lines += [f"| {primitive} | {' | '.join(row.cells())} |" for primitive, row in rows.items()]
     return "\n".join(lines)
@@ -156,7 +155,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table into it, between its markers")
     options = parser.parse_args(arguments)
-    rows, wrong = audit(GRAPHS, TYPES)
+    rows, wrong = audit(GRAPHS)
     table = as_markdown(rows, GRAPHS)
     print(table)
     if wrong:
