@@ -1,8 +1,9 @@
 """What tools/estimate_ascend.py counts of a node."""
 
+import numpy as np
 import pytest
 from ascend_ir import Node
-from estimate_ascend import moved, operations, tensors
+from estimate_ascend import FUSED, fused, moved, node, operations, tensors, totals, written_out
 
 HALF, PARAMETER = "<Tensor[Float16], (2, 3, 4)>", "<Ref[Tensor[Float32]], (4, 5), ref_key=w, is_parameter>"
 
@@ -34,3 +35,19 @@ def test_bytes_read_and_written():
     assert moved(Node("Cast", HALF, "<Tensor[Float32], (2, 3, 4)>")) == 24 * 2 + 24 * 4
     assert moved(Node("Reshape", HALF, "<Tensor[Float16], (6, 4)>")) == 0
     assert moved(Node("TupleGetItem", HALF, HALF)) == 0
+
+
+@pytest.mark.parametrize("keys", [1024, 77])
+def test_attention_counts_the_same_products_in_both_forms(keys):
+    query, key = ("Float16", (2, 1024, 1408)), ("Float16", (2, keys, 1408))
+    others = [node("Mul", [query], [query])]
+    one_kernel = [*others, node(FUSED, [query, key, key], [query])]
+    several = written_out(one_kernel)
+    assert [each.primitive for each in several] == ["Mul", "BatchMatMul", "Cast", "Softmax", "Cast", "BatchMatMul"]
+    operations_of_both, bytes_of_both, kernels = zip(totals(one_kernel), totals(several))
+    assert operations_of_both == (4 * 2 * 1024 * keys * 1408,) * 2
+    scores = 2 * 16 * 1024 * keys
+    assert bytes_of_both[1] - bytes_of_both[0] == scores * (2 + 2 + 4 + 4 + 4 + 4 + 2 + 2)
+    assert kernels == (2, 6)
+    assert written_out(several) == several and fused(one_kernel) == one_kernel
+    assert np.array_equal(totals(fused(several)), totals(one_kernel))

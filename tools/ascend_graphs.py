@@ -112,7 +112,11 @@ def told_and_settings(
     grid = (BATCH, SIDE * SIDE)
     numbers = Tensor(5.0, ms.float32), Tensor(0.86, ms.float32), Tensor(np.full(grid, 0.5, np.float32))
     settings = (scheduler.jump(TIMESTEPS - 1), *numbers)
-    return Tensor(told, dtype if told.dtype == np.float32 else ms.int32), Tensor(np.full(grid, CODES, np.int32)), settings
+    return (
+        Tensor(told, dtype if told.dtype == np.float32 else ms.int32),
+        Tensor(np.full(grid, CODES, np.int32)),
+        settings,
+    )
 
 
 def decode(**options: str) -> Build:

@@ -5,13 +5,17 @@
 Compiles the guided step of one picture in float16 with one and with two of the 36 layers, in the form for Ascend, and
 counts from the nodes of both graphs the operations of matrix products, and the bytes that every primitive reads and
 writes if each is one kernel and nothing stays in a cache. What the second layer adds is counted 36 times. Both are
-divided by the peak rates that CANN's documentation gives. Real kernels reach a part of a peak, and starting thousands
-of kernels takes time that is not counted; caches and fused kernels save a part of the bytes.
+divided by the peak rates that CANN's documentation gives. Real kernels reach a part of a peak, and starting hundreds of
+kernels takes time that is not counted; caches and fused kernels save a part of the bytes.
+
+Counted twice, whichever of the two is compiled: with the scores of attention written out, and with one fused kernel for
+each attention, which never writes them.
 """
 
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
@@ -19,18 +23,20 @@ from ascend_ir import Node, saved_graphs
 from audit_ascend import INTERNAL
 from mindspore import Tensor
 
-from mindone_vq import Transformer2DModel, VQDiffusionScheduler
+from mindone_vq import CLIPTextModel, Transformer2DModel, VQDiffusionScheduler
 from mindone_vq.nn.device import built_for
-from mindone_vq.pipelines.graphs import CompiledGraph, DenoisingStep
+from mindone_vq.pipelines.denoising import make_step
+from mindone_vq.pipelines.graphs import GraphCache
 
-LAYERS, PIXELS, CLASSES, TIMESTEPS = 36, 1024, 4097, 100
-LENGTH, TEXT_WIDTH = 77, 512
+LAYERS, HEADS, PIXELS, CLASSES, TIMESTEPS = 36, 16, 1024, 4097, 100
+LENGTH, TEXT_WIDTH, TEXT_LAYERS = 77, 512, 12
 # Ascend 910B2, docs/ascend.md has the source
 PEAK_OPERATIONS, PEAK_BYTES = 353e12, 1.6e12  # a second: float16 matrix products; memory
 SIZES = {"Bool": 1, "Float16": 2, "Float32": 4, "Int32": 4, "Int64": 8}
 FREE = {*INTERNAL, "Reshape", "ExpandDims"}  # no data moves
 SHAPE = re.compile(r"Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")  # "]]": of a parameter
 TUPLE = re.compile(r"Tuple\[([^<>]*)\], TupleShape\((\([^<>]*\))\)")
+FUSED = "FlashAttentionScore"
 
 
 def tensors(text: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -47,8 +53,17 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", text)))
 
 
+def node(primitive: str, inputs: Iterable[tuple[str, tuple]], outputs: Iterable[tuple[str, tuple]]) -> Node:
+    """A node from types and shapes."""
+    written = [", ".join(f"<Tensor[{name}], {shape}>" for name, shape in each) for each in (inputs, outputs)]
+    return Node(primitive, *written)
+
+
 def operations(node: Node) -> int:
-    """Multiplications and additions of a matrix product."""
+    """Multiplications and additions of a matrix product, or of the two in a fused attention."""
+    if node.primitive == FUSED:
+        (_, query), (_, key) = tensors(node.inputs)[:2]
+        return 4 * math.prod(query) * key[-2]
     if node.primitive not in ("MatMul", "BatchMatMul"):
         return 0
     (_, left), (_, output) = tensors(node.inputs)[0], tensors(node.outputs)[0]
@@ -63,46 +78,145 @@ def moved(node: Node) -> int:
     return sum(SIZES[name] * math.prod(shape) for text in (node.inputs, node.outputs) for name, shape in tensors(text))
 
 
-def step(layers: int) -> list[Node]:
-    """The nodes of a guided step."""
-    with built_for("Ascend"), saved_graphs() as saved:
-        transformer = Transformer2DModel(
-            num_layers=layers,
-            cross_attention_dim=TEXT_WIDTH,
-            attention_bias=True,
-            sample_size=math.isqrt(PIXELS),
-            num_vector_embeds=CLASSES,
-            num_embeds_ada_norm=TIMESTEPS,
-            activation_fn="geglu-approximate",
-        ).to(ms.float16)
-        scheduler = VQDiffusionScheduler(CLASSES, TIMESTEPS)
-        scheduler.set_timesteps(TIMESTEPS)
-        CompiledGraph(DenoisingStep(transformer, scheduler, guided=True), "step")(
-            Tensor(np.full((1, PIXELS), CLASSES - 1, np.int32)),
-            Tensor([TIMESTEPS - 1], ms.int32),
-            scheduler.jump(TIMESTEPS - 1),
-            Tensor(np.zeros((2, LENGTH, TEXT_WIDTH), np.float16)),
-            Tensor(5.0, ms.float32),
-            Tensor(0.86, ms.float32),
-            Tensor(np.full((1, PIXELS), 0.5, np.float32)),
-        )
-    return saved.nodes()
+def fused(nodes: Iterable[Node]) -> list[Node]:
+    """The same nodes with every attention as one kernel, in place of all that reads or writes its scores."""
+    result = []
+    for each in nodes:
+        outputs = tensors(each.outputs)
+        if not any(_are_scores(shape) for _, shape in tensors(each.inputs) + outputs):
+            result.append(each)
+        elif each.primitive == "BatchMatMul" and _are_scores(outputs[0][1]):  # of query and key
+            query, key = tensors(each.inputs)[:2]
+            result.append(node(FUSED, (query, key, key), [query]))  # values are as large as keys
+    return result
+
+
+def _are_scores(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 2 and shape[-2:] in ((PIXELS, PIXELS), (PIXELS, LENGTH))
+
+
+def written_out(nodes: Iterable[Node]) -> list[Node]:
+    """The same nodes with every fused attention as two products, the softmax in float32 between them."""
+    result = []
+    for each in nodes:
+        if each.primitive != FUSED:
+            result.append(each)
+            continue
+        (dtype, query), (_, key) = tensors(each.inputs)[:2]
+        shape = (query[0], HEADS, query[-2], key[-2])
+        scores, wide = (dtype, shape), ("Float32", shape)
+        query, key = (dtype, _of_heads(query)), (dtype, _of_heads(key))
+        result += [
+            node("BatchMatMul", [query, key], [scores]),
+            node("Cast", [scores], [wide]),
+            node("Softmax", [wide], [wide]),
+            node("Cast", [wide], [scores]),
+            node("BatchMatMul", [scores, key], [query]),  # values are as large as keys
+        ]
+    return result
+
+
+def _of_heads(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(batch, tokens, dim) or (batch, heads, tokens, dim / heads) -> the second."""
+    batch, tokens = shape[0], shape[-2]
+    return batch, HEADS, tokens, math.prod(shape) // (batch * HEADS * tokens)
+
+
+@dataclass
+class Compiled:
+    """Nodes of a step, and of what is computed once for all steps, for one layer; and the weights of the network."""
+
+    step: list[Node]
+    once: list[Node]
+    parameters: int
+
+
+def compiled(layers: int) -> Compiled:
+    """What a pipeline compiles for a guided call."""
+    transformer = Transformer2DModel(
+        num_layers=layers,
+        num_attention_heads=HEADS,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_bias=True,
+        sample_size=math.isqrt(PIXELS),
+        num_vector_embeds=CLASSES,
+        num_embeds_ada_norm=TIMESTEPS,
+        activation_fn="geglu-approximate",
+    ).to(ms.float16)
+    scheduler = VQDiffusionScheduler(CLASSES, TIMESTEPS)
+    scheduler.set_timesteps(TIMESTEPS)
+    told = Tensor(np.zeros((2, LENGTH, TEXT_WIDTH), np.float16))
+    with saved_graphs() as once:
+        step = make_step(GraphCache(), transformer, scheduler, True, told)
+    x_t, uniforms = np.full((1, PIXELS), CLASSES - 1, np.int32), np.full((1, PIXELS), 0.5, np.float32)
+    numbers = Tensor(5.0, ms.float32), Tensor(0.86, ms.float32)
+    with saved_graphs() as saved:
+        try:
+            step(Tensor(x_t), TIMESTEPS - 1, scheduler.jump(TIMESTEPS - 1), *numbers, Tensor(uniforms))
+        except RuntimeError:  # a CPU has no fused attention: compiled as far as it is read
+            if saved.begun > len(saved.texts):
+                raise
+    return Compiled(saved.nodes(), once.nodes(), transformer.num_parameters())
+
+
+def text_encoder_parameters() -> int:
+    """Those of CLIP's text encoder."""
+    sizes = dict(hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_attention_heads=8)
+    one, two = (CLIPTextModel(num_hidden_layers=n, **sizes).num_parameters() for n in (1, 2))
+    return one + (TEXT_LAYERS - 1) * (two - one)
 
 
 def totals(nodes: Iterable[Node]) -> np.ndarray:
     """Operations, bytes, kernels."""
-    return sum((np.array([operations(node), moved(node), node.primitive not in FREE]) for node in nodes), np.zeros(3))
+    return sum((np.array([operations(each), moved(each), each.primitive not in FREE]) for each in nodes), np.zeros(3))
+
+
+def largest(nodes: Iterable[Node]) -> int:
+    """Bytes of the largest tensor that is made."""
+    return max(SIZES[name] * math.prod(shape) for each in nodes for name, shape in tensors(each.outputs))
+
+
+def row(name: str, values: np.ndarray) -> str:
+    products, memory = 1e3 * values[0] / PEAK_OPERATIONS, 1e3 * values[1] / PEAK_BYTES
+    numbers = f"{values[0] / 1e12:.3f} | {values[1] / 1e9:.2f} | {values[2]:.0f} | {products:.1f} | {memory:.1f}"
+    return f"| {name} | {numbers} |"
+
+
+def report_step(title: str, one: list[Node], two: list[Node]) -> None:
+    """Prints a table of a step, from the nodes with one and with two layers."""
+    layer = totals(two) - totals(one)
+    rest = totals(one) - layer
+    step = rest + LAYERS * layer
+    print(f"\n{title}\n\n| | products, 10^12 operations | bytes, GB | kernels | products, ms | bytes, ms |")
+    print("|---|---|---|---|---|---|")
+    print(row("one layer", layer))
+    print(row("embedding, logits, draw", rest))
+    print(row("of that, tensors of all classes", totals(each for each in one if _has_all_classes(each))))
+    print(row("**the step**", step))
+    products, memory = 1e3 * step[0] / PEAK_OPERATIONS, 1e3 * step[1] / PEAK_BYTES
+    low, high = max(products, memory), products + memory
+    print(f"\na step: {low:.0f} to {high:.0f} ms; 100 steps: {low / 10:.1f} to {high / 10:.1f} s")
+    print(f"largest tensor: {largest(one) / 1e9:.2f} GB")
+
+
+def _has_all_classes(node: Node) -> bool:
+    shapes = [shape for _, shape in tensors(node.inputs) + tensors(node.outputs)]
+    return node.primitive != "MatMul" and any(shape[-1:] == (CLASSES - 1,) for shape in shapes)
 
 
 def main() -> None:
-    one, two = totals(step(1)), totals(step(2))
-    layer, rest = two - one, 2 * one - two
-    print("| | matrix products, 10^12 operations | bytes moved, GB | kernels |\n|---|---|---|---|")
-    for name, values in (("one layer", layer), ("the rest", rest), ("the step", rest + LAYERS * layer)):
-        print(f"| {name} | {values[0] / 1e12:.3f} | {values[1] / 1e9:.2f} | {values[2]:.0f} |")
-    done, moved_bytes, _ = rest + LAYERS * layer
-    print(f"\nproducts: {done / 1e12:.2f} / {PEAK_OPERATIONS / 1e12:.0f} = {1e3 * done / PEAK_OPERATIONS:.1f} ms")
-    print(f"memory: {moved_bytes / 1e9:.1f} / {PEAK_BYTES / 1e9:.0f} = {1e3 * moved_bytes / PEAK_BYTES:.1f} ms")
+    with built_for("Ascend"):
+        one, two = compiled(1), compiled(2)
+        text = text_encoder_parameters()
+    for title, form in (("Scores written out:", written_out), ("Fused attention:", fused)):
+        report_step(title, form(one.step), form(two.step))
+    weights = one.parameters + (LAYERS - 1) * (two.parameters - one.parameters)
+    results = [pair for each in one.once if each.primitive == "Return" for pair in tensors(each.outputs)]
+    kept = LAYERS * sum(SIZES[name] * math.prod(shape) for name, shape in results)
+    print(f"\nOnce for a call:\n\n{row('keys, values, modulation', LAYERS * totals(one.once))}")
+    print(f"\nthey stay: {kept / 1e9:.2f} GB")
+    print(f"weights of the denoiser: {weights / 1e9:.2f} x 10^9, {2 * weights / 1e9:.2f} GB")
+    print(f"weights of the text encoder: {text / 1e9:.2f} x 10^9, {2 * text / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":
