@@ -1,5 +1,7 @@
 """What tools/audit_ascend.py lets through, and what it names."""
 
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -210,12 +212,11 @@ def test_a_shipped_graph_that_was_spoiled_is_named(monkeypatch):
     assert any(name in each and "float64" in each for each in wrong), wrong
 
 
-@pytest.mark.slow
-def test_every_shipped_graph_passes(capsys):
-    assert main([]) == 0
-    printed = capsys.readouterr().out
-    assert "nothing found" in printed
-    assert "| AdamWeightDecay |" in printed and "| MaxPoolGrad |" in printed  # of training steps
+def test_the_page_lists_the_graphs_that_are_audited():
+    """That the table is up to date is seen in continuous integration, which writes it again."""
+    page = Path(__file__).parents[1] / "docs/ascend.md"
+    listed = page.read_text(encoding="utf-8").split(BEGIN)[1].split("| primitive |")[0]
+    assert listed.strip().splitlines()[2:] == as_markdown({}, GRAPHS).split("| primitive |")[0].strip().splitlines()[2:]
 
 
 def test_a_finding_is_an_exit_code(monkeypatch, capsys, tmp_path):
