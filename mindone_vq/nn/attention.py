@@ -9,14 +9,14 @@ from mindone_vq.nn.device import fused_attention
 from mindone_vq.nn.feed_forward import FeedForward
 from mindone_vq.nn.normalization import AdaLayerNorm, GroupNorm, LayerNorm, SpatialNorm
 
-FUSED_SIZE = 16
+FUSED_SIZE, FUSED_LARGEST = 16, 512  # heads that the fused kernel takes are multiples of the first up to the second
 
 
 class ScaledDotProductAttention(nn.Cell):
     """Multi-head attention; the one place every attention of this package goes through.
 
     Where there is a fused kernel, which never writes the scores (arXiv 2205.14135), it takes what has no mask and is of
-    a type that it knows.
+    a type and a size that it knows.
 
     Args:
         heads: number of heads.
@@ -37,7 +37,8 @@ class ScaledDotProductAttention(nn.Cell):
         Returns:
             (batch, queries, heads * head_dim), the type of ``value``.
         """
-        if self.has_fused_kernel and mask is None and value.dtype != ms.float32:
+        fits = value.dtype != ms.float32 and query.shape[-1] <= self.heads * FUSED_LARGEST
+        if self.has_fused_kernel and mask is None and fits:
             return self._fused(query, key, value)
         batch, queries, width = query.shape
         head_dim = width // self.heads

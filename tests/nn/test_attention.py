@@ -59,5 +59,7 @@ def test_on_ascend_the_fused_kernel_gets_what_gives_the_same(heads, size, keys, 
     assert len(calls) == 1
     attend(*(Tensor(each, ms.float32) for each in inputs))  # a type that it does not take
     attend(*(Tensor(each, ms.float16) for each in inputs), Tensor(np.zeros((9, keys)), ms.float16))
+    wide = Tensor(np.zeros((1, 2, heads * 513)), ms.float16)
+    attend(wide, wide, wide)  # larger heads than it takes
     ScaledDotProductAttention(heads)(*(Tensor(each, ms.float16) for each in inputs))  # on this device
     assert len(calls) == 1

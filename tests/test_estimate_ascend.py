@@ -1,0 +1,52 @@
+"""What tools/estimate_ascend.py counts of a node."""
+
+import pytest
+from ascend_ir import Node
+from estimate_ascend import compiled, moved, operations, tensors
+
+HALF, PARAMETER = "<Tensor[Float16], (2, 3, 4)>", "<Ref[Tensor[Float32]], (4, 5), ref_key=w, is_parameter>"
+
+
+def test_tensors_of_inputs_and_outputs():
+    assert tensors(f"{HALF}, <Int64, NoShape>") == [("Float16", (2, 3, 4))]
+    assert tensors(PARAMETER) == [("Float32", (4, 5))]
+    assert tensors("<Tensor[Float32], (), value=...>") == [("Float32", ())]
+    norm = (
+        "<Tuple[Tensor[Float32]*2,Tensor[Int32]], TupleShape((2, 4), (2), ()), elements_use_flags={[const vector]{1}}>"
+    )
+    assert tensors(norm) == [("Float32", (2, 4)), ("Float32", (2,)), ("Int32", ())]
+
+
+@pytest.mark.parametrize(
+    "primitive, left, right, output, expected",
+    [
+        ("MatMul", "(6, 4)", "(4, 5)", "(6, 5)", 2 * 6 * 4 * 5),
+        ("BatchMatMul", "(7, 6, 4)", "(7, 4, 5)", "(7, 6, 5)", 2 * 7 * 6 * 4 * 5),
+        ("Add", "(6, 5)", "(6, 5)", "(6, 5)", 0),
+    ],
+)
+def test_operations_of_a_matrix_product(primitive, left, right, output, expected):
+    node = Node(primitive, f"<Tensor[Float16], {left}>, <Tensor[Float16], {right}>", f"<Tensor[Float16], {output}>")
+    assert operations(node) == expected
+
+
+def test_bytes_read_and_written():
+    assert moved(Node("Cast", HALF, "<Tensor[Float32], (2, 3, 4)>")) == 24 * 2 + 24 * 4
+    assert moved(Node("Reshape", HALF, "<Tensor[Float16], (6, 4)>")) == 0
+    assert moved(Node("TupleGetItem", HALF, HALF)) == 0
+
+
+@pytest.mark.parametrize("keys", [1024, 77])
+def test_operations_of_a_fused_attention_are_those_of_its_two_products(keys):
+    query, key = "<Tensor[Float16], (2, 1024, 16, 96)>", f"<Tensor[Float16], (2, {keys}, 16, 96)>"
+    node = Node("FlashAttentionScore", f"{query}, {key}, {key}", query)
+    assert operations(node) == 2 * (2 * 2 * 16 * 1024 * keys * 96)
+    assert moved(node) == 2 * (2 * 2 * 16 * 96 * (1024 + keys))
+
+
+def test_both_forms_of_attention_are_counted(monkeypatch):
+    monkeypatch.setattr("estimate_ascend.PIXELS", 16)
+    monkeypatch.setattr("estimate_ascend.CLASSES", 9)
+    found = {fused: [node.primitive for node in compiled(1, fused).step] for fused in (True, False)}
+    assert found[True].count("FlashAttentionScore") == 2 and "BatchMatMul" not in found[True]
+    assert found[False].count("BatchMatMul") == 4 and "FlashAttentionScore" not in found[False]

@@ -1,0 +1,178 @@
+"""How long a denoising step of the published ITHQ model takes on an Ascend 910B, and its memory, estimated: no NPU ran.
+
+    python tools/estimate_ascend.py
+
+Compiles the guided step of one picture in float16 with one and with two of the 36 layers, in the form for Ascend, and
+counts from the nodes of both graphs the operations of matrix products, and the bytes that every primitive reads and
+writes if each is one kernel and nothing stays in a cache. What the second layer adds is counted 36 times. Both are
+divided by the peak rates that CANN's documentation gives. Real kernels reach a part of a peak, and starting hundreds of
+kernels takes time that is not counted; caches and fused kernels save a part of the bytes.
+
+Counted for both forms of attention: as one fused kernel, which never writes the scores, as on Atlas A2; and written
+out, as on an NPU that has no such kernel.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from unittest import mock
+
+import mindspore as ms
+import numpy as np
+from ascend_ir import Node, saved_graphs
+from audit_ascend import INTERNAL
+from mindspore import Tensor
+
+from mindone_vq import CLIPTextModel, Transformer2DModel, VQDiffusionScheduler
+from mindone_vq.nn.device import built_for
+from mindone_vq.pipelines.denoising import make_step
+from mindone_vq.pipelines.graphs import GraphCache
+
+LAYERS, HEADS, PIXELS, CLASSES, TIMESTEPS = 36, 16, 1024, 4097, 100
+LENGTH, TEXT_WIDTH, TEXT_LAYERS = 77, 512, 12
+# Ascend 910B2, docs/ascend.md has the source
+PEAK_OPERATIONS, PEAK_BYTES = 353e12, 1.6e12  # a second: float16 matrix products; memory
+SIZES = {"Bool": 1, "Float16": 2, "Float32": 4, "Int32": 4, "Int64": 8}
+FREE = {*INTERNAL, "Reshape", "ExpandDims"}  # no data moves
+SHAPE = re.compile(r"Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")  # "]]": of a parameter
+TUPLE = re.compile(r"Tuple\[([^<>]*)\], TupleShape\((\([^<>]*\))\)")
+FUSED = "FlashAttentionScore"
+
+
+def tensors(text: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Types and shapes of the tensors in what MindSpore writes about inputs or outputs."""
+    found = []
+    for types, shapes in TUPLE.findall(text):
+        repeated = re.findall(r"Tensor\[(\w+)\](?:\*(\d+))?", types)  # "Tensor[Float32]*3"
+        names = [name for name, times in repeated for _ in range(int(times or 1))]
+        found += list(zip(names, map(_numbers, re.findall(r"\(([\d, ]*)\)", shapes))))
+    return found + [(name, _numbers(shape)) for name, shape in SHAPE.findall(TUPLE.sub("", text))]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def operations(node: Node) -> int:
+    """Multiplications and additions of a matrix product, or of the two in a fused attention."""
+    if node.primitive == FUSED:
+        (_, query), (_, key) = tensors(node.inputs)[:2]
+        return 4 * math.prod(query) * key[1]  # (batch, tokens, ...) both
+    if node.primitive not in ("MatMul", "BatchMatMul"):
+        return 0
+    (_, left), (_, output) = tensors(node.inputs)[0], tensors(node.outputs)[0]
+    # the axis that is summed is the one that is in the left factor and not in the product
+    return 2 * math.prod(output) * math.prod(left) // math.prod(output[:-1])
+
+
+def moved(node: Node) -> int:
+    """Bytes read and written."""
+    if node.primitive in FREE:
+        return 0
+    return sum(SIZES[name] * math.prod(shape) for text in (node.inputs, node.outputs) for name, shape in tensors(text))
+
+
+@dataclass
+class Compiled:
+    """Nodes of a step, and of what is computed once for all steps, for one layer; and the weights of the network."""
+
+    step: list[Node]
+    once: list[Node]
+    parameters: int
+
+
+def compiled(layers: int, fused: bool) -> Compiled:
+    """What a pipeline compiles for a guided call on an Ascend that has a fused attention kernel, or that has none."""
+    with built_for("Ascend"), mock.patch("mindone_vq.nn.attention.fused_attention", lambda: fused):
+        return _compiled(layers)
+
+
+def _compiled(layers: int) -> Compiled:
+    transformer = Transformer2DModel(
+        num_layers=layers,
+        num_attention_heads=HEADS,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_bias=True,
+        sample_size=math.isqrt(PIXELS),
+        num_vector_embeds=CLASSES,
+        num_embeds_ada_norm=TIMESTEPS,
+        activation_fn="geglu-approximate",
+    ).to(ms.float16)
+    scheduler = VQDiffusionScheduler(CLASSES, TIMESTEPS)
+    scheduler.set_timesteps(TIMESTEPS)
+    told = Tensor(np.zeros((2, LENGTH, TEXT_WIDTH), np.float16))
+    with saved_graphs() as once:
+        step = make_step(GraphCache(), transformer, scheduler, True, told)
+    x_t, uniforms = np.full((1, PIXELS), CLASSES - 1, np.int32), np.full((1, PIXELS), 0.5, np.float32)
+    numbers = Tensor(5.0, ms.float32), Tensor(0.86, ms.float32)
+    with saved_graphs() as saved:
+        try:
+            step(Tensor(x_t), TIMESTEPS - 1, scheduler.jump(TIMESTEPS - 1), *numbers, Tensor(uniforms))
+        except RuntimeError:  # a CPU has no fused attention: compiled as far as it is read
+            if saved.begun > len(saved.texts):
+                raise
+    return Compiled(saved.nodes(), once.nodes(), transformer.num_parameters())
+
+
+def text_encoder_parameters() -> int:
+    """Those of CLIP's text encoder."""
+    sizes = dict(hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_attention_heads=8)
+    one, two = (CLIPTextModel(num_hidden_layers=n, **sizes).num_parameters() for n in (1, 2))
+    return one + (TEXT_LAYERS - 1) * (two - one)
+
+
+def totals(nodes: Iterable[Node]) -> np.ndarray:
+    """Operations, bytes, kernels."""
+    return sum((np.array([operations(each), moved(each), each.primitive not in FREE]) for each in nodes), np.zeros(3))
+
+
+def largest(nodes: Iterable[Node]) -> int:
+    """Bytes of the largest tensor that is made."""
+    return max(SIZES[name] * math.prod(shape) for each in nodes for name, shape in tensors(each.outputs))
+
+
+def row(name: str, values: np.ndarray) -> str:
+    products, memory = 1e3 * values[0] / PEAK_OPERATIONS, 1e3 * values[1] / PEAK_BYTES
+    numbers = f"{values[0] / 1e12:.3f} | {values[1] / 1e9:.2f} | {values[2]:.0f} | {products:.1f} | {memory:.1f}"
+    return f"| {name} | {numbers} |"
+
+
+def report_step(title: str, one: list[Node], two: list[Node]) -> None:
+    """Prints a table of a step, from the nodes with one and with two layers."""
+    layer = totals(two) - totals(one)
+    rest = totals(one) - layer
+    step = rest + LAYERS * layer
+    print(f"\n{title}\n\n| | products, 10^12 operations | bytes, GB | kernels | products, ms | bytes, ms |")
+    print("|---|---|---|---|---|---|")
+    print(row("one layer", layer))
+    print(row("embedding, logits, draw", rest))
+    print(row("of that, tensors of all classes", totals(each for each in one if _has_all_classes(each))))
+    print(row("**the step**", step))
+    products, memory = 1e3 * step[0] / PEAK_OPERATIONS, 1e3 * step[1] / PEAK_BYTES
+    low, high = max(products, memory), products + memory
+    print(f"\na step: {low:.0f} to {high:.0f} ms; 100 steps: {low / 10:.1f} to {high / 10:.1f} s")
+    print(f"largest tensor: {largest(one) / 1e9:.2f} GB")
+
+
+def _has_all_classes(node: Node) -> bool:
+    shapes = [shape for _, shape in tensors(node.inputs) + tensors(node.outputs)]
+    return node.primitive != "MatMul" and any(shape[-1:] == (CLASSES - 1,) for shape in shapes)
+
+
+def main() -> None:
+    for title, fused in (("Fused attention:", True), ("Scores written out:", False)):
+        one, two = compiled(1, fused), compiled(2, fused)
+        report_step(title, one.step, two.step)
+    weights = one.parameters + (LAYERS - 1) * (two.parameters - one.parameters)
+    text = text_encoder_parameters()
+    results = [pair for each in one.once if each.primitive == "Return" for pair in tensors(each.outputs)]
+    kept = LAYERS * sum(SIZES[name] * math.prod(shape) for name, shape in results)
+    print(f"\nOnce for a call:\n\n{row('keys, values, modulation', LAYERS * totals(one.once))}")
+    print(f"\nthey stay: {kept / 1e9:.2f} GB")
+    print(f"weights of the denoiser: {weights / 1e9:.2f} x 10^9, {2 * weights / 1e9:.2f} GB")
+    print(f"weights of the text encoder: {text / 1e9:.2f} x 10^9, {2 * text / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
