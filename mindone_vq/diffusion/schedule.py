@@ -60,6 +60,10 @@ class TransitionSchedule:
             return 1.0, 0.0, 0.0
         return self.keep[t], self.replace[t], self.mask[t]
 
+    def masked_share(self, t: float) -> float:
+        """C_t; between whole timesteps the straight line, 0 for ``CLEAN``."""
+        return float(np.interp(t, np.arange(CLEAN, len(self.mask)), np.concatenate(([0.0], self.mask))))
+
     def between(self, t: int, s: int) -> tuple[float, float, float]:
         """(a, b, c) of q(x_t | x_s), s < t: keep with a + b, any given other code with b, mask with c."""
         keep_t, _, mask_t = self.cumulative(t)

@@ -1,0 +1,40 @@
+"""Sure pixels first, and sharper."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Tensor, ops
+
+from mindone_vq.diffusion.samplers.sampler import Reveal, Sampler, gumbel, staying_share
+from mindone_vq.diffusion.schedule import CLEAN, TransitionSchedule
+
+
+class PurityStep(Reveal):
+    """Positions at random, without replacement, the probability of each proportional to its purity max p(x_0)."""
+
+    def sharpened(self, p_x_0: Tensor, numbers: Tensor) -> Tensor:
+        """p(x_0) to the power 1 + r purity."""
+        exponent = 1.0 + numbers[1] * p_x_0.max(axis=-1, keepdims=True)
+        log_p = ops.log(ops.maximum(p_x_0, 1e-30)) * exponent
+        return ops.softmax(log_p, axis=-1) * (p_x_0 > 0).astype(p_x_0.dtype)
+
+    def scores(self, p_x_0: Tensor, drawn: Tensor, numbers: Tensor, uniforms: Tensor) -> Tensor:
+        """With Gumbel noise on their logarithms the greatest are such a draw (arXiv 1903.06059)."""
+        return ops.log(p_x_0.max(axis=-1)) + gumbel(uniforms[1])
+
+
+@dataclass(frozen=True)
+class Purity(Sampler):
+    """Improved VQ-Diffusion's sampling (arXiv 2205.16007, section 4.2): a heuristic.
+
+    Args:
+        r: how much sharper a pure pixel is drawn; the last step is drawn as it is.
+    """
+
+    r: float = 1.0
+    name = "purity"
+    cell = PurityStep
+    uniforms = 2
+
+    def numbers(self, schedule: TransitionSchedule, t: float, s: float) -> np.ndarray:
+        return np.array([staying_share(schedule, t, s), 0.0 if s == CLEAN else self.r], np.float32)

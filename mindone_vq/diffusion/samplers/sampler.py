@@ -1,0 +1,120 @@
+"""What the samplers have in common."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Union
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindone_vq.diffusion.sampling import draw
+from mindone_vq.diffusion.schedule import TransitionSchedule
+
+
+class Sampler:
+    """One way from x_t to x_s: numbers for each step, made on the host, and a cell inside the graph that takes them.
+
+    Settings are the fields of a subclass; another value of one changes the numbers and not the graph.
+
+    Attributes:
+        name: what it is chosen by.
+        cell: class of the cell; it is made with the number of classes without the mask, and that of pixels.
+        uniforms: numbers in [0, 1) that it takes for each pixel at each step.
+        is_exact: whether it draws from the chain's own distribution; else it is a heuristic, and may take more steps
+            than there are timesteps.
+    """
+
+    name: ClassVar[str]
+    cell: ClassVar[type[nn.Cell]]
+    uniforms: ClassVar[int] = 1
+    is_exact: ClassVar[bool] = False
+
+    def numbers(self, schedule: TransitionSchedule, t: float, s: float) -> np.ndarray:
+        """What the cell needs to know about the jump from t to s: float32, always of the same length.
+
+        Args:
+            schedule: of the forward process.
+            t, s: timesteps, whole ones where ``is_exact``; -1 is the clean picture.
+        """
+        raise NotImplementedError
+
+
+class Reveal(nn.Cell):
+    """Draws codes for the masked pixels and keeps some of them; a pixel that has a code keeps it.
+
+    A subclass says which come first.
+
+    Args:
+        classes: without the mask.
+        pixels: of the grid of codes.
+    """
+
+    def __init__(self, classes: int, pixels: int) -> None:
+        super().__init__()
+        self.mask_class = classes
+
+    def construct(self, p_x_0: Tensor, x_t: Tensor, numbers: Tensor, uniforms: Tensor) -> Tensor:
+        """One step.
+
+        Args:
+            p_x_0: (batch, pixels, classes) float32, sums to 1.
+            x_t: (batch, pixels) int32.
+            numbers: from ``Sampler.numbers``; the first is the share of the masked pixels that stay masked.
+            uniforms: (uniforms, batch, pixels) float32 in [0, 1).
+
+        Returns:
+            x_s: (batch, pixels) int32.
+        """
+        p_x_0 = self.sharpened(p_x_0, numbers)
+        drawn = draw(p_x_0, ops.zeros_like(p_x_0[:, :, :1]), uniforms[0])
+        is_mask = x_t == self.mask_class
+        masked = is_mask.astype(p_x_0.dtype)
+        count = masked.sum(-1, keepdims=True)  # (batch, 1)
+        revealed = count - ops.floor(count * numbers[0] + ROUNDING)
+        ranks = ranked(self.scores(p_x_0, drawn, numbers, uniforms) + (1.0 - masked) * NEVER)
+        return ops.where(ops.logical_and(is_mask, ranks < revealed), drawn, x_t)
+
+    def sharpened(self, p_x_0: Tensor, numbers: Tensor) -> Tensor:
+        """The distribution that codes are drawn from."""
+        return p_x_0
+
+    def scores(self, p_x_0: Tensor, drawn: Tensor, numbers: Tensor, uniforms: Tensor) -> Tensor:
+        """(batch, pixels) float32: the greatest are revealed first."""
+        raise NotImplementedError
+
+
+NEVER = -1e30
+ROUNDING = 1e-3  # a share that makes a whole number must not lose a pixel to rounding
+
+
+def ranked(scores: Tensor) -> Tensor:
+    """The place of each score among those of its picture, 0 for the greatest: (batch, pixels) float32."""
+    _, order = ops.sort(scores, axis=-1, descending=True)
+    _, places = ops.sort(order.astype(scores.dtype), axis=-1)
+    return places.astype(scores.dtype)
+
+
+def gumbel(uniforms: Tensor) -> Tensor:
+    """Standard Gumbel noise from numbers in [0, 1)."""
+    inside = uniforms * (1.0 - 2.0**-23) + 2.0**-24
+    return -ops.log(-ops.log(inside))
+
+
+def staying_share(schedule: TransitionSchedule, t: float, s: float) -> float:
+    """Of the pixels masked at t, the share masked at s."""
+    return schedule.masked_share(s) / schedule.masked_share(t)
+
+
+def make_sampler(sampler: Union[str, Sampler], known: Mapping[str, type[Sampler]]) -> Sampler:
+    """The sampler itself, or one with its usual settings by its name.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a name that is not known.
+    """
+    if isinstance(sampler, Sampler):
+        return sampler
+    if not isinstance(sampler, str):
+        raise TypeError(f"sampler is a name or a Sampler, given {sampler!r}.")
+    if sampler not in known:
+        raise ValueError(f"sampler is {sampler!r}; it must be one of {', '.join(known)}.")
+    return known[sampler]()
