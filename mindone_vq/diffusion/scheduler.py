@@ -1,6 +1,7 @@
 """VQDiffusionScheduler: the chain of timesteps, and one step of it."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -10,8 +11,10 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.diffusion.posterior import by_state, log_posterior, posterior
-from mindone_vq.diffusion.sampling import Generators, draw, draw_uniforms, make_generators
+from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Sampler, make_sampler
+from mindone_vq.diffusion.sampling import Generators, draw, make_generators
 from mindone_vq.diffusion.schedule import CLEAN, ONE_HOT_FLOOR, TransitionSchedule
+from mindone_vq.diffusion.spacing import spaced
 from mindone_vq.outputs import Output
 from mindone_vq.weights import hub
 from mindone_vq.weights.pretrained import ConfigMixin, register_to_config
@@ -71,36 +74,57 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
             gamma_cum_end,
         )
         self.num_inference_steps = None
-        self.chain = [*range(num_train_timesteps - 1, -1, -1), CLEAN]
+        self.sampler: Sampler = Ancestral()
+        self.chain: list[float] = [*range(num_train_timesteps - 1, -1, -1), CLEAN]
 
     @property
     def timesteps(self) -> Tensor:
         return Tensor(self.chain[:-1], ms.int32)
 
-    def set_timesteps(self, num_inference_steps: int) -> None:
-        """Chooses ``num_inference_steps`` timesteps, evenly spread, the last of training first.
+    def set_timesteps(
+        self, num_inference_steps: int, sampler: Union[str, Sampler] = "ancestral", spacing: str = "uniform"
+    ) -> None:
+        """Chooses ``num_inference_steps`` timesteps, the last of training first, and how a step is drawn.
+
+        Args:
+            num_inference_steps: at least 1; more than the timesteps of training only where the sampler is a heuristic.
+            sampler: one of ``SAMPLERS`` by name, or a ``Sampler`` with other settings than the usual.
+            spacing: one of ``SPACINGS``.
 
         Raises:
-            TypeError: not an integer.
-            ValueError: below 1 or above ``num_train_timesteps``.
+            TypeError: not an integer; not a sampler.
+            ValueError: out of range, or a name that is not known.
         """
         if not isinstance(num_inference_steps, (int, np.integer)) or isinstance(num_inference_steps, bool):
             raise TypeError(f"num_inference_steps is an integer, given {num_inference_steps!r}.")
-        if not 1 <= num_inference_steps <= self.num_train_timesteps:
+        sampler = make_sampler(sampler, SAMPLERS)
+        if num_inference_steps < 1 or (sampler.is_exact and num_inference_steps > self.num_train_timesteps):
             raise ValueError(
-                f"num_inference_steps is {num_inference_steps}; it must be between 1 and the "
-                f"{self.num_train_timesteps} timesteps the model was trained with: the chain has no more."
+                f"num_inference_steps is {num_inference_steps}; with the sampler {sampler.name!r} it must be at least 1"
+                + (f" and at most the {self.num_train_timesteps} of training." if sampler.is_exact else ".")
             )
-        self.num_inference_steps = int(num_inference_steps)
-        steps = np.arange(self.num_inference_steps, 0, -1) * self.num_train_timesteps / self.num_inference_steps
-        self.chain = [int(t) - 1 for t in np.round(steps)] + [CLEAN]
+        self.num_inference_steps, self.sampler = int(num_inference_steps), sampler
+        self.chain = spaced(spacing, self.schedule, self.num_inference_steps, sampler.is_exact)
 
-    def previous_timestep(self, timestep: int) -> int:
+    def steps(self) -> Iterator[tuple[int, float, Tensor]]:
+        """The chain, step by step: the timestep for the network, the timestep jumped to, the sampler's numbers."""
+        for t, s in zip(self.chain, self.chain[1:]):
+            yield max(round(t), 0), s, Tensor(self.sampler.numbers(self.schedule, t, s))
+
+    def previous_timestep(self, timestep: float) -> float:
         """The timestep that the chain jumps to from ``timestep``; ``CLEAN`` from the last."""
-        timestep = int(timestep)
-        if timestep not in self.chain[:-1]:
-            raise ValueError(f"timestep {timestep} is not in the chain {self.chain[:-1]}: see set_timesteps.")
-        return self.chain[self.chain.index(timestep) + 1]
+        return self.chain[self._place(timestep) + 1]
+
+    def _place(self, timestep: Union[float, Tensor]) -> int:
+        """Where in the chain a timestep is, or the only one that the network takes for it."""
+        value = float(timestep)
+        places = [i for i, t in enumerate(self.chain[:-1]) if value in (t, max(round(t), 0))]
+        if len(places) != 1:
+            raise ValueError(
+                f"timestep {timestep} is {'not' if not places else 'more than once'} in the chain {self.chain[:-1]}: "
+                "see set_timesteps."
+            )
+        return places[0]
 
     def jump(self, timestep: int) -> Tensor:
         """What ``construct`` needs to know about the jump from ``timestep``: (9,) float32."""
@@ -128,7 +152,7 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         generator: Generators = None,
         return_dict: bool = False,
     ) -> Union[VQDiffusionSchedulerOutput, tuple[Tensor]]:
-        """Draws x_s from p(x_s | x_t), s being the next timestep of the chain.
+        """Draws x_s as the sampler does, s being the next timestep of the chain.
 
         Args:
             model_output: log p(x_0), (batch, classes, pixels).
@@ -138,9 +162,12 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
             return_dict: a ``VQDiffusionSchedulerOutput`` instead of a tuple.
         """
         batch, pixels = sample.shape
-        uniforms = Tensor(draw_uniforms(make_generators(generator, batch), batch, pixels))
+        uniforms = Tensor(self.sampler.draw_uniforms(make_generators(generator, batch), batch, pixels))
         log_p_x_0 = model_output.astype(ms.float32).transpose(0, 2, 1)  # (batch, pixels, classes)
-        prev_sample = self.construct(ops.exp(log_p_x_0), sample.astype(ms.int32), self.jump(timestep), uniforms)
+        timestep = self.chain[self._place(timestep)]
+        numbers = Tensor(self.sampler.numbers(self.schedule, timestep, self.previous_timestep(timestep)))
+        step = self.sampler.cell(self.mask_class, pixels)
+        prev_sample = step(ops.exp(log_p_x_0), sample.astype(ms.int32), numbers, uniforms)
         if not return_dict:
             return (prev_sample,)
         return VQDiffusionSchedulerOutput(prev_sample=prev_sample)
@@ -206,16 +233,39 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
                 f"x_0 must be (batch, pixels) of codes 0 to {self.mask_class - 1}; it is {codes.shape}, "
                 f"{codes.min(initial=0)} to {codes.max(initial=0)}."
             )
-        batch, pixels = codes.shape
+        batch = len(codes)
         t = np.broadcast_to(np.asarray(t.asnumpy() if isinstance(t, Tensor) else t), (batch,))
         if t.min() < 0 or t.max() >= self.num_train_timesteps:
             raise ValueError(f"timesteps go from 0 to {self.num_train_timesteps - 1}, given {t.tolist()}.")
+        return self._changed(codes, self.schedule.keep[t][:, None], self.schedule.mask[t][:, None], generator)
+
+    def renoise(self, x_s: Tensor, s: float, t: float, generator: Generators = None) -> Tensor:
+        """Draws x_t from q(x_t | x_s): back to the noise of a later timestep (equation 7).
+
+        Args:
+            x_s: (batch, pixels) integers; a mask stays one.
+            s, t: timesteps, rounded to whole ones; where these are equal nothing changes. s may be -1.
+            generator: as ``add_noise`` takes it.
+
+        Returns:
+            (batch, pixels) int32.
+        """
+        s, t = round(s), round(t)
+        if s >= t:
+            return x_s
+        keep, _, mask = self.schedule.between(t, s)
+        codes = x_s.asnumpy()
+        changed = self._changed(codes, keep, mask, generator).asnumpy()
+        return Tensor(np.where(codes == self.mask_class, codes, changed).astype(np.int32))
+
+    def _changed(self, codes: np.ndarray, keep: Any, mask: Any, generator: Generators) -> Tensor:
+        """Each code stays with probability ``keep``, is masked with ``mask``, else any code takes its place."""
+        batch, pixels = codes.shape
         generators = make_generators(generator, batch)
         generators = generators * batch if len(generators) == 1 else generators
         # float64: the chance of being replaced is some 1e-6, finer than a float32 uniform resolves
         u = np.stack([each.random(pixels) for each in generators])
         other = np.stack([each.integers(0, self.mask_class, pixels) for each in generators])
-        mask, keep = self.schedule.mask[t][:, None], self.schedule.keep[t][:, None]
         noisy = np.where(u < mask, self.mask_class, np.where(u < mask + keep, codes, other))
         return Tensor(noisy.astype(np.int32))
 

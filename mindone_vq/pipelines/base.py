@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Optional, Union
 
 import mindspore as ms
 import numpy as np
@@ -14,10 +14,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 import mindone_vq
-from mindone_vq.diffusion.sampling import Generators, draw_uniforms, make_generators
 from mindone_vq.outputs import Output
-from mindone_vq.pipelines.checks import check_latents
-from mindone_vq.pipelines.denoising import make_step
+from mindone_vq.pipelines.generation import Call, Condition, Edit, generate_codes
 from mindone_vq.pipelines.graphs import CodeDecoding, GraphCache
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json, write_json
@@ -94,47 +92,12 @@ class Pipeline:
         return [Image.fromarray(picture.squeeze()) for picture in pixels]
 
     def _generate(
-        self,
-        condition: np.ndarray,
-        null: Optional[np.ndarray],
-        dtype: ms.Type,
-        num_inference_steps: int,
-        guidance_scale: float,
-        truncation_rate: float,
-        generator: Generators,
-        latents: Union[Tensor, np.ndarray, None],
-        output_type: str,
-        return_dict: bool,
-        callback: Optional[Callable[[int, int, Tensor], None]],
-        callback_steps: int,
-        callback_on_step_end: Optional[Callable[..., Optional[dict]]],
+        self, condition: Condition, call: Call, output_type: str, return_dict: bool, edit: Optional[Edit] = None
     ) -> Union[ImagePipelineOutput, tuple]:
-        """The reverse process, from all masked or from ``latents``, and the pictures of the codes it ends with.
-
-        Args:
-            condition: what the denoiser is told, (batch, ...).
-            null: what guidance steers away from, of the same shape; None: no guidance.
-            dtype: of the condition in the graph.
-            the others: as ``VQDiffusionPipeline`` documents them.
-        """
-        self.scheduler.set_timesteps(num_inference_steps)
-        guided = null is not None
-        shape, classes = (len(condition), self.transformer.num_latent_pixels), self.transformer.num_vector_embeds
-        generators = make_generators(generator, len(condition))
-        x_t = check_latents(latents, shape, classes)
-        told = Tensor(np.concatenate((null, condition)) if guided else condition, dtype)
-        step = make_step(self._graphs, self.transformer, self.scheduler, guided, told)
-        scale, rate = Tensor(guidance_scale, ms.float32), Tensor(truncation_rate, ms.float32)
-        for i, t in enumerate(self.progress_bar(self.scheduler.chain[:-1])):
-            uniforms = Tensor(draw_uniforms(generators, *shape))
-            x_t = step(x_t, t, self.scheduler.jump(t), scale, rate, uniforms)
-            if callback_on_step_end is not None:
-                changed = callback_on_step_end(self, i, t, {"latents": x_t}) or {}
-                if "latents" in changed:
-                    x_t = check_latents(changed["latents"], shape, classes)
-            if callback is not None and i % callback_steps == 0:
-                callback(i, t, x_t)
-        images = x_t if output_type == "latent" else self.decode_latents(x_t, output_type)
+        """The codes that the chain ends with, and their pictures."""
+        parts = (self._graphs, self.transformer, self.scheduler)
+        codes = generate_codes(self, *parts, condition, call, self.progress_bar, edit)
+        images = codes if output_type == "latent" else self.decode_latents(codes, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def decode_latents(self, codes: Tensor, output_type: str = "pil") -> Union[list[Image.Image], np.ndarray]:

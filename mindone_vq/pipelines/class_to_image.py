@@ -7,12 +7,15 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from mindone_vq.diffusion.guidance import GuidanceSchedule
+from mindone_vq.diffusion.samplers import Sampler
 from mindone_vq.diffusion.sampling import Generators
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.convolutional import ClassTransformer2DModel
 from mindone_vq.models.vq_model import VQModel
 from mindone_vq.pipelines.base import ImagePipelineOutput, Pipeline
 from mindone_vq.pipelines.checks import check_class_labels, check_components, check_settings
+from mindone_vq.pipelines.generation import Call, Condition
 
 
 class ClassToImagePipeline(Pipeline):
@@ -48,6 +51,10 @@ class ClassToImagePipeline(Pipeline):
         callback: Optional[Callable[[int, int, Tensor], None]] = None,
         callback_steps: int = 1,
         callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
+        sampler: Union[str, Sampler] = "ancestral",
+        spacing: str = "uniform",
+        top_k: Optional[int] = None,
+        guidance_schedule: GuidanceSchedule = "constant",
     ) -> Union[ImagePipelineOutput, tuple]:
         """Generates pictures of ``class_labels``, a class or a list; the rest as in ``VQDiffusionPipeline``.
 
@@ -65,18 +72,19 @@ class ClassToImagePipeline(Pipeline):
         )
         null_class = self.transformer.num_class_embeds - 1
         labels = check_class_labels(class_labels, null_class).repeat(num_images_per_class)
-        return self._generate(
-            labels,
-            np.full_like(labels, null_class) if guidance_scale > 1.0 else None,
-            ms.int32,
+        null = np.full_like(labels, null_class) if guidance_scale > 1.0 else None
+        call = Call(
             num_inference_steps,
             guidance_scale,
             truncation_rate,
             generator,
             latents,
-            output_type,
-            return_dict,
             callback,
             callback_steps,
             callback_on_step_end,
+            sampler,
+            spacing,
+            top_k,
+            guidance_schedule,
         )
+        return self._generate(Condition.of(labels, null, ms.int32), call, output_type, return_dict)

@@ -6,7 +6,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.models.transformer import Transformer2DModel
 from mindone_vq.nn.device import groups_of_heads, layer_by_layer
@@ -20,9 +19,9 @@ Step = Callable[..., Tensor]
 class TextDenoisingStep(nn.Cell):
     """x_t -> x_s, as one graph."""
 
-    def __init__(self, transformer: Transformer2DModel, scheduler: VQDiffusionScheduler, guided: bool) -> None:
+    def __init__(self, transformer: Transformer2DModel, sampler_cell: type[nn.Cell], conditions: int) -> None:
         super().__init__(auto_prefix=False)
-        self.embed, self.finish = Embed(transformer, guided), Finish(transformer, scheduler, guided)
+        self.embed, self.finish = Embed(transformer, conditions), Finish(transformer, sampler_cell, conditions)
         self.blocks = transformer.transformer_blocks
         self.block = StatelessBlock(self.blocks[0])
         self.weights = tuple(block_weights(block) for block in self.blocks)
@@ -42,7 +41,7 @@ class TextDenoisingStep(nn.Cell):
         Args:
             x_t: (batch, pixels) int32.
             timestep: (1,) int32.
-            keys, values: (layers, batch, length, dim); guided: twice the batch, the null text first.
+            keys, values: (layers, conditions * batch, length, dim), those of the null text first.
             first, second: what modulates the norms, (layers, T, 2, dim).
             settings: as ``Finish`` takes them after x_t.
 
@@ -57,48 +56,49 @@ class TextDenoisingStep(nn.Cell):
 
 
 class Embed(nn.Cell):
-    """x_t -> what the first layer takes; guided: twice."""
+    """x_t -> what the first layer takes, for every condition."""
 
-    def __init__(self, transformer: Transformer2DModel, guided: bool) -> None:
+    def __init__(self, transformer: Transformer2DModel, conditions: int) -> None:
         super().__init__(auto_prefix=False)
-        self.embedding, self.guided = transformer.latent_image_embedding, guided
+        self.embedding, self.conditions = transformer.latent_image_embedding, conditions
 
     def construct(self, x_t: Tensor) -> Tensor:
-        """(batch, pixels) int32 -> (batch, pixels, dim), or (2 * batch, pixels, dim)."""
+        """(batch, pixels) int32 -> (conditions * batch, pixels, dim)."""
         hidden_states = self.embedding(x_t)
-        return ops.concat((hidden_states, hidden_states), 0) if self.guided else hidden_states
+        return ops.concat([hidden_states] * self.conditions, 0) if self.conditions > 1 else hidden_states
 
 
 def make_step(
     graphs: GraphCache,
     transformer: DiscreteDenoiser,
-    scheduler: VQDiffusionScheduler,
-    guided: bool,
+    sampler_cell: type[nn.Cell],
+    conditions: int,
     condition: Tensor,
 ) -> Step:
     """The step for one call of a pipeline.
 
     Args:
         graphs: where compiled graphs are kept.
-        transformer, scheduler: the network and the chain.
-        guided: whether ``condition`` has the null condition before the condition.
+        transformer: the network.
+        sampler_cell: of the sampler.
+        conditions: how many each picture has, the null condition among them; 1: no guidance.
         condition: as ``DenoisingStep`` takes it.
 
     Returns:
         A function of x_t, the timestep, and what ``Finish`` takes after x_t; it gives x_s.
     """
     if not (isinstance(transformer, Transformer2DModel) and transformer.config.cross_attention_dim is not None):
-        step = graphs.get(DenoisingStep, transformer, scheduler, guided, name="denoising step")
+        step = graphs.get(DenoisingStep, transformer, sampler_cell, conditions, name="denoising step")
         return lambda x_t, t, *settings: step(x_t, Tensor([t], ms.int32), condition, *settings)
-    timesteps = Tensor(np.arange(scheduler.num_train_timesteps), ms.int32)
+    timesteps = Tensor(np.arange(transformer.num_timesteps), ms.int32)
     conditioning = graphs.get(LayerConditioning, name="conditioning")
     layers = [
         conditioning(condition, timesteps, *as_arguments(conditioning_weights(block)))
         for block in transformer.transformer_blocks
     ]
     if layer_by_layer(sum(parameter.nbytes for parameter in transformer.get_parameters())):
-        return _layer_by_layer(graphs, transformer, scheduler, guided, layers)
-    step = graphs.get(TextDenoisingStep, transformer, scheduler, guided, name="denoising step")
+        return _layer_by_layer(graphs, transformer, sampler_cell, conditions, layers)
+    step = graphs.get(TextDenoisingStep, transformer, sampler_cell, conditions, name="denoising step")
     stacked = [ops.stack(each) for each in zip(*layers)]
     return lambda x_t, t, *settings: step(x_t, Tensor([t], ms.int32), *stacked, *settings)
 
@@ -106,16 +106,16 @@ def make_step(
 def _layer_by_layer(
     graphs: GraphCache,
     transformer: Transformer2DModel,
-    scheduler: VQDiffusionScheduler,
-    guided: bool,
+    sampler_cell: type[nn.Cell],
+    conditions: int,
     layers: list[tuple[Tensor, ...]],
 ) -> Step:
     blocks = transformer.transformer_blocks
     batch = layers[0][0].shape[0]
     groups = groups_of_heads(blocks[0].attn1.attend.heads, batch * transformer.num_latent_pixels**2)
     block = StatelessBlock(blocks[0], groups, graphs.get)
-    embed = graphs.get(Embed, transformer, guided, name="embedding")
-    finish = graphs.get(Finish, transformer, scheduler, guided, name="draw")
+    embed = graphs.get(Embed, transformer, conditions, name="embedding")
+    finish = graphs.get(Finish, transformer, sampler_cell, conditions, name="draw")
     weights = [as_arguments(block_weights(block)) for block in blocks]
 
     def step(x_t: Tensor, t: int, *settings: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.diffusion.guidance import guide, probabilities, stays
-from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.models.vq_model import VQModel
 from mindone_vq.nn.device import on_cpu
@@ -37,12 +36,17 @@ class Finish(nn.Cell):
     """What the last block gives, and x_t -> x_s: last layer, guidance, truncation, posterior and draw.
 
     Guidance is linear in the logits, and the last layer in its input: guiding that takes half the work.
+
+    Args:
+        transformer: the denoiser.
+        sampler_cell: of a ``Sampler``.
+        conditions: each picture has so many, the null condition among them; 1: no guidance.
     """
 
-    def __init__(self, transformer: DiscreteDenoiser, scheduler: VQDiffusionScheduler, guided: bool) -> None:
+    def __init__(self, transformer: DiscreteDenoiser, sampler_cell: type[nn.Cell], conditions: int) -> None:
         super().__init__(auto_prefix=False)
-        self.norm_out, self.out, self.guided = transformer.norm_out, transformer.out, guided
-        self.draw = Draw(scheduler)
+        self.norm_out, self.out, self.conditions = transformer.norm_out, transformer.out, conditions
+        self.draw = Draw(sampler_cell(transformer.num_vector_embeds - 1, transformer.num_latent_pixels))
 
     def construct(
         self,
@@ -56,43 +60,44 @@ class Finish(nn.Cell):
         """The end of a step.
 
         Args:
-            hidden_states: (batch, pixels, dim); guided: twice as many, those of the null condition first.
+            hidden_states: (conditions * batch, pixels, dim), those of the null condition first.
             x_t: (batch, pixels) int32.
-            jump: (9,) float32, ``scheduler.jump(timestep)``.
-            guidance_scale, truncation_rate: scalars, float32.
-            uniforms: (batch, pixels) float32 in [0, 1).
+            jump: the sampler's numbers for this step.
+            guidance_scale: (conditions - 1,) float32; (1,) and not looked at without guidance.
+            truncation_rate: (1,) float32, as ``stays`` takes it.
+            uniforms: as the sampler takes them.
 
         Returns:
             (batch, pixels) int32.
         """
         normalized = self.norm_out(hidden_states)
-        if self.guided:
-            null, conditional = ops.chunk(normalized.astype(ms.float32), 2, axis=0)
-            normalized = guide(conditional, null, guidance_scale).astype(hidden_states.dtype)
+        if self.conditions > 1:
+            parts = ops.chunk(normalized.astype(ms.float32), self.conditions, axis=0)
+            normalized = guide(parts[0], parts[1:], guidance_scale).astype(hidden_states.dtype)
         return self.draw(self.out(normalized).astype(ms.float32), x_t, jump, truncation_rate, uniforms)
 
 
 class Draw(nn.Cell):
-    """Truncation, posterior and draw."""
+    """Truncation, and the sampler's step."""
 
-    def __init__(self, scheduler: VQDiffusionScheduler) -> None:
+    def __init__(self, step: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
-        self.scheduler = scheduler
+        self.step = step
 
     def construct(self, logits: Tensor, x_t: Tensor, jump: Tensor, truncation_rate: Tensor, uniforms: Tensor) -> Tensor:
         """logits: (batch, pixels, classes) float32; the others, and what it returns, as in ``Finish``."""
         p_x_0 = probabilities(logits)
         p_x_0 = p_x_0 * stays(p_x_0, truncation_rate).astype(ms.float32)
-        return self.scheduler(p_x_0, x_t, jump, uniforms)
+        return self.step(p_x_0, x_t, jump, uniforms)
 
 
 class DenoisingStep(nn.Cell):
     """x_t -> x_s for any denoiser, as one graph."""
 
-    def __init__(self, transformer: DiscreteDenoiser, scheduler: VQDiffusionScheduler, guided: bool) -> None:
+    def __init__(self, transformer: DiscreteDenoiser, sampler_cell: type[nn.Cell], conditions: int) -> None:
         super().__init__(auto_prefix=False)
-        self.transformer, self.guided = transformer, guided
-        self.finish = Finish(transformer, scheduler, guided)
+        self.transformer, self.conditions = transformer, conditions
+        self.finish = Finish(transformer, sampler_cell, conditions)
 
     def construct(
         self,
@@ -110,13 +115,13 @@ class DenoisingStep(nn.Cell):
             x_t: (batch, pixels) int32.
             timestep: (1,) int32.
             condition: text embeddings (batch, length, dim), or classes (batch,), or any tensor for a denoiser that
-                takes none; guided: twice as many, the null condition first.
+                takes none; for every condition one after the other, the null condition first.
             jump, guidance_scale, truncation_rate, uniforms: as ``Finish`` takes them.
 
         Returns:
             (batch, pixels) int32.
         """
-        network_input = ops.concat((x_t, x_t), 0) if self.guided else x_t
+        network_input = ops.tile(x_t, (self.conditions, 1))
         timesteps = timestep.broadcast_to((network_input.shape[0],))
         hidden_states = self.transformer.hidden_states(network_input, condition, timesteps)
         return self.finish(hidden_states, x_t, jump, guidance_scale, truncation_rate, uniforms)
@@ -181,7 +186,7 @@ class GraphCache:
 
     def get(self, kind: type, *arguments: Any, name: str) -> CompiledGraph:
         """The compiled ``kind(*arguments)``; the same one as long as the arguments are the same objects."""
-        key = (kind, *(argument for argument in arguments if isinstance(argument, (bool, int))))
+        key = (kind, *(argument for argument in arguments if isinstance(argument, (int, type))))
         held: Optional[tuple[tuple, CompiledGraph]] = self._graphs.get(key)
         if held is None or any(a is not b for a, b in zip(held[0], arguments)):
             held = (arguments, CompiledGraph(kind(*arguments), name))

@@ -7,7 +7,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from mindone_vq.diffusion.guidance import truncate
+from mindone_vq.diffusion.guidance import GuidanceSchedule, truncate
+from mindone_vq.diffusion.samplers import Sampler
 from mindone_vq.diffusion.sampling import Generators
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
@@ -20,6 +21,7 @@ from mindone_vq.pipelines.checks import (
     check_prompt,
     check_settings,
 )
+from mindone_vq.pipelines.generation import Call, Condition
 from mindone_vq.pipelines.graphs import TextEncoding
 from mindone_vq.text.clip import CLIPTextModel
 from mindone_vq.text.foreign import adapt_text_encoder
@@ -87,6 +89,10 @@ class VQDiffusionPipeline(Pipeline):
         negative_prompt: Optional[Prompt] = None,
         prompt_embeds: Optional[Tensor] = None,
         negative_prompt_embeds: Optional[Tensor] = None,
+        sampler: Union[str, Sampler] = "ancestral",
+        spacing: str = "uniform",
+        top_k: Optional[int] = None,
+        guidance_schedule: GuidanceSchedule = "constant",
     ) -> Union[ImagePipelineOutput, tuple]:
         """Generates pictures.
 
@@ -125,21 +131,21 @@ class VQDiffusionPipeline(Pipeline):
             prompt_embeds,
             negative_prompt_embeds,
         )
-        return self._generate(
-            embeddings,
-            null,
-            self.transformer.dtype,
+        call = Call(
             num_inference_steps,
             guidance_scale,
             truncation_rate,
             generator,
             latents,
-            output_type,
-            return_dict,
             callback,
             callback_steps,
             callback_on_step_end,
+            sampler,
+            spacing,
+            top_k,
+            guidance_schedule,
         )
+        return self._generate(Condition.of(embeddings, null, self.transformer.dtype), call, output_type, return_dict)
 
     def encode_prompt(
         self,

@@ -6,12 +6,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from mindone_vq.diffusion.samplers import Sampler
 from mindone_vq.diffusion.sampling import Generators
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.convolutional import UnconditionalTransformer2DModel
 from mindone_vq.models.vq_model import VQModel
 from mindone_vq.pipelines.base import ImagePipelineOutput, Pipeline
 from mindone_vq.pipelines.checks import check_components, check_settings
+from mindone_vq.pipelines.generation import Call, Condition
 
 NO_GUIDANCE = 1.0
 
@@ -49,6 +51,9 @@ class UnconditionalPipeline(Pipeline):
         callback: Optional[Callable[[int, int, Tensor], None]] = None,
         callback_steps: int = 1,
         callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
+        sampler: Union[str, Sampler] = "ancestral",
+        spacing: str = "uniform",
+        top_k: Optional[int] = None,
     ) -> Union[ImagePipelineOutput, tuple]:
         """Generates ``batch_size`` pictures; the rest as in ``VQDiffusionPipeline``.
 
@@ -57,18 +62,17 @@ class UnconditionalPipeline(Pipeline):
         """
         _, truncation_rate = self._settings(NO_GUIDANCE, truncation_rate)
         check_settings(NO_GUIDANCE, truncation_rate, batch_size, output_type, callback_steps, count="batch_size")
-        return self._generate(
-            np.zeros(batch_size),  # the denoiser is told nothing
-            None,
-            ms.float32,
+        call = Call(
             num_inference_steps,
             NO_GUIDANCE,
             truncation_rate,
             generator,
             latents,
-            output_type,
-            return_dict,
             callback,
             callback_steps,
             callback_on_step_end,
+            sampler,
+            spacing,
+            top_k,
         )
+        return self._generate(Condition.of(np.zeros(batch_size), None, ms.float32), call, output_type, return_dict)

@@ -18,8 +18,8 @@ class AncestralStep(nn.Cell):
         super().__init__()
 
     def construct(self, p_x_0: Tensor, x_t: Tensor, numbers: Tensor, uniforms: Tensor) -> Tensor:
-        """As ``Reveal``; numbers: (9,), ``TransitionSchedule.jump``."""
-        return draw(*posterior(p_x_0, x_t, numbers), uniforms[0])
+        """As ``Reveal``; numbers: (9,), ``TransitionSchedule.jump``; uniforms: (batch, pixels)."""
+        return draw(*posterior(p_x_0, x_t, numbers), uniforms)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Halton(Sampler):
 
     name = "halton"
     cell = HaltonStep
+    uniforms = 1
 
     def numbers(self, schedule: TransitionSchedule, t: float, s: float) -> np.ndarray:
         return np.array([staying_share(schedule, t, s)], np.float32)

@@ -1,12 +1,12 @@
 """What the samplers have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Union
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindone_vq.diffusion.sampling import draw
+from mindone_vq.diffusion.sampling import draw, draw_uniforms
 from mindone_vq.diffusion.schedule import TransitionSchedule
 
 
@@ -18,14 +18,14 @@ class Sampler:
     Attributes:
         name: what it is chosen by.
         cell: class of the cell; it is made with the number of classes without the mask, and that of pixels.
-        uniforms: numbers in [0, 1) that it takes for each pixel at each step.
+        uniforms: numbers in [0, 1) that the cell takes for each pixel at each step; 0: one, without an axis for it.
         is_exact: whether it draws from the chain's own distribution; else it is a heuristic, and may take more steps
             than there are timesteps.
     """
 
     name: ClassVar[str]
     cell: ClassVar[type[nn.Cell]]
-    uniforms: ClassVar[int] = 1
+    uniforms: ClassVar[int] = 0
     is_exact: ClassVar[bool] = False
 
     def numbers(self, schedule: TransitionSchedule, t: float, s: float) -> np.ndarray:
@@ -36,6 +36,12 @@ class Sampler:
             t, s: timesteps, whole ones where ``is_exact``; -1 is the clean picture.
         """
         raise NotImplementedError
+
+    def draw_uniforms(self, generators: Sequence[np.random.Generator], batch: int, pixels: int) -> np.ndarray:
+        """What the cell takes at one step: (batch, pixels), or (uniforms, batch, pixels), float32 in [0, 1)."""
+        if not self.uniforms:
+            return draw_uniforms(generators, batch, pixels)
+        return np.stack([draw_uniforms(generators, batch, pixels) for _ in range(self.uniforms)])
 
 
 class Reveal(nn.Cell):
@@ -56,7 +62,7 @@ class Reveal(nn.Cell):
         """One step.
 
         Args:
-            p_x_0: (batch, pixels, classes) float32, sums to 1.
+            p_x_0: (batch, pixels, classes) float32, of any sum.
             x_t: (batch, pixels) int32.
             numbers: from ``Sampler.numbers``; the first is the share of the masked pixels that stay masked.
             uniforms: (uniforms, batch, pixels) float32 in [0, 1).

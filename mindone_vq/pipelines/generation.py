@@ -1,0 +1,145 @@
+"""From noise to codes: the loop over the steps of a chain, the same for every pipeline."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from mindone_vq.diffusion.guidance import GuidanceSchedule, scale_at, top_k
+from mindone_vq.diffusion.samplers import Sampler
+from mindone_vq.diffusion.sampling import Generators, make_generators
+from mindone_vq.diffusion.schedule import CLEAN
+from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
+from mindone_vq.models.denoiser import DiscreteDenoiser
+from mindone_vq.pipelines.checks import check_latents
+from mindone_vq.pipelines.denoising import make_step
+from mindone_vq.pipelines.graphs import GraphCache
+
+Callback = Callable[[int, int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the denoiser is told.
+
+    Attributes:
+        told: (conditions, batch, ...): where there is guidance, the null condition first.
+        weights: of the others in guidance.
+        dtype: in the graph.
+    """
+
+    told: np.ndarray
+    weights: tuple[float, ...]
+    dtype: ms.Type
+
+    @classmethod
+    def of(cls, told: np.ndarray, null: Optional[np.ndarray], dtype: ms.Type) -> "Condition":
+        """One condition, (batch, ...), and what guidance steers away from; None: no guidance."""
+        return cls(told[None], (), dtype) if null is None else cls(np.stack((null, told)), (1.0,), dtype)
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a pipeline was asked to go through its chain; the fields are documented in ``VQDiffusionPipeline``."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    truncation_rate: float
+    generator: Generators
+    latents: Union[Tensor, np.ndarray, None]
+    callback: Optional[Callback]
+    callback_steps: int
+    callback_on_step_end: Optional[Callable[..., Optional[dict]]]
+    sampler: Union[str, Sampler] = "ancestral"
+    spacing: str = "uniform"
+    top_k: Optional[int] = None
+    guidance_schedule: GuidanceSchedule = "constant"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is kept of pictures that are there already.
+
+    Attributes:
+        codes: theirs, (batch, pixels).
+        known: (batch, pixels) booleans: which of the codes stay.
+        strength: which part of the chain is gone through; 1: all of it, from noise.
+        resample: how often each step is done, with the forward process between (arXiv 2201.09865, section 4.2).
+    """
+
+    codes: np.ndarray
+    known: np.ndarray
+    strength: float = 1.0
+    resample: int = 1
+
+    def start(self, scheduler: VQDiffusionScheduler, chain: list, noise: Tensor, generators: list) -> Tensor:
+        """x_t before the first step: noise, or the codes as noisy as the chain begins."""
+        if self.strength == 1:
+            return self.hold(scheduler, noise, scheduler.num_train_timesteps - 1, generators)
+        if not chain:
+            return Tensor(self.codes, ms.int32)
+        return scheduler.add_noise(self.codes, chain[0][0], generators)
+
+    def hold(self, scheduler: VQDiffusionScheduler, x_s: Tensor, s: float, generators: list) -> Tensor:
+        """x_s with the known codes in their places, as the forward process would have made them."""
+        if not self.known.any():
+            return x_s
+        known = self.codes if s == CLEAN else scheduler.add_noise(self.codes, max(round(s), 0), generators).asnumpy()
+        return Tensor(np.where(self.known, known, x_s.asnumpy()).astype(np.int32))
+
+
+def generate_codes(
+    pipe: Any,
+    graphs: GraphCache,
+    transformer: DiscreteDenoiser,
+    scheduler: VQDiffusionScheduler,
+    condition: Condition,
+    call: Call,
+    progress: Callable[[Iterable], Iterable],
+    edit: Optional[Edit] = None,
+) -> Tensor:
+    """The reverse process, from all masked, or from ``call.latents``, or from what ``edit`` says.
+
+    Args:
+        pipe: what callbacks get.
+        graphs: where compiled graphs are kept.
+        transformer, scheduler: the network and the chain.
+        condition, call, edit: what is asked for.
+        progress: goes through the steps, and shows it.
+
+    Returns:
+        (batch, pixels) int32.
+    """
+    scheduler.set_timesteps(call.num_inference_steps, call.sampler, call.spacing)
+    conditions, batch = condition.told.shape[:2]
+    shape, classes = (batch, transformer.num_latent_pixels), transformer.num_vector_embeds
+    generators = make_generators(call.generator, batch)
+    x_t = check_latents(call.latents, shape, classes)
+    chain = list(scheduler.steps())
+    if edit is not None:
+        chain = chain[len(chain) - round(edit.strength * len(chain)) :]
+        x_t = edit.start(scheduler, chain, x_t, generators)
+    told = Tensor(condition.told.reshape(conditions * batch, *condition.told.shape[2:]), condition.dtype)
+    step = make_step(graphs, transformer, scheduler.sampler.cell, conditions, told)
+    kept = Tensor([call.truncation_rate if call.top_k is None else top_k(call.top_k)], ms.float32)
+    for i, (t, s, numbers) in enumerate(progress(chain)):
+        scale = scale_at(call.guidance_schedule, call.guidance_scale, t / scheduler.num_train_timesteps)
+        scales = Tensor([scale * weight for weight in condition.weights] or [scale], ms.float32)
+        for left in reversed(range(edit.resample if edit is not None else 1)):
+            uniforms = Tensor(scheduler.sampler.draw_uniforms(generators, *shape))
+            x_s = step(x_t, t, numbers, scales, kept, uniforms)
+            if edit is not None:
+                x_s = edit.hold(scheduler, x_s, s, generators)
+            if left:
+                x_t = scheduler.renoise(x_s, s, t, generators)
+        x_t = x_s
+        if call.callback_on_step_end is not None:
+            changed = call.callback_on_step_end(pipe, i, t, {"latents": x_t}) or {}
+            if "latents" in changed:
+                x_t = check_latents(changed["latents"], shape, classes)
+        if call.callback is not None and i % call.callback_steps == 0:
+            call.callback(i, t, x_t)
+    return x_t
