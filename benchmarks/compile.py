@@ -52,8 +52,8 @@ def build(form: str, layers: int) -> tuple[Any, Any, dict[str, Any]]:
     uniforms = np.random.default_rng(0).random(x_t.shape, dtype=np.float32)
     settings = (
         scheduler.jump(denoise_step.TIMESTEP),
-        Tensor(denoise_step.SCALE, ms.float32),
-        Tensor(denoise_step.RATE, ms.float32),
+        Tensor([denoise_step.SCALE], ms.float32),
+        Tensor([denoise_step.RATE], ms.float32),
         Tensor(uniforms),
     )
     inputs = dict(x_t=Tensor(x_t.astype(np.int32)), text=Tensor(text), settings=settings)
@@ -61,10 +61,11 @@ def build(form: str, layers: int) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def by_layers(layers: int) -> Parts:
+    from mindone_vq.diffusion.samplers import Ancestral
     from mindone_vq.pipelines import graphs
     from mindone_vq.pipelines.denoising import make_step
 
-    transformer, scheduler, inputs = build("layers", layers)
+    transformer, _, inputs = build("layers", layers)
     cache, made = graphs.GraphCache(), []
     calls: dict[str, list[float]] = {}
 
@@ -77,7 +78,7 @@ def by_layers(layers: int) -> Parts:
     call, graphs.CompiledGraph.__call__ = graphs.CompiledGraph.__call__, timed
 
     def make() -> None:
-        made[:] = [make_step(cache, transformer, scheduler, True, inputs["text"])]
+        made[:] = [make_step(cache, transformer, Ancestral.cell, 2, inputs["text"])]
 
     def step() -> int:
         return checksum(made[0](inputs["x_t"], denoise_step.TIMESTEP, *inputs["settings"]))
@@ -95,12 +96,13 @@ def arguments_of_whole(layers: int) -> tuple[Any, tuple]:
     import mindspore as ms
     from mindspore import Tensor
 
+    from mindone_vq.diffusion.samplers import Ancestral
     from mindone_vq.nn.device import built_for
     from mindone_vq.pipelines.denoising import TextDenoisingStep
 
     transformer, scheduler, inputs = build("whole", layers)
     with built_for("Ascend"):
-        cell = TextDenoisingStep(transformer, scheduler, True).set_train(False)
+        cell = TextDenoisingStep(transformer, Ancestral.cell, 2).set_train(False)
     dim = denoise_step.SIZES["num_attention_heads"] * denoise_step.SIZES["attention_head_dim"]
     text = layers, 2, denoise_step.LENGTH, dim
     modulation = layers, scheduler.num_train_timesteps, 2, dim

@@ -50,6 +50,7 @@ def ours(sizes: dict, batch: int = 1) -> Parts:
 
     from mindone_vq import Transformer2DModel, VQDiffusionScheduler
     from mindone_vq.diffusion.guidance import guide
+    from mindone_vq.diffusion.samplers import Ancestral
     from mindone_vq.diffusion.sampling import draw_uniforms
     from mindone_vq.pipelines import denoising
     from mindone_vq.pipelines.graphs import Draw, GraphCache
@@ -64,8 +65,8 @@ def ours(sizes: dict, batch: int = 1) -> Parts:
     scheduler, graphs = VQDiffusionScheduler(sizes["num_vector_embeds"]), GraphCache()
     codes, text = inputs(sizes, batch)
     x_t = Tensor(codes.astype(np.int32))
-    step = denoising.make_step(graphs, transformer, scheduler, True, Tensor(text))
-    scale, rate = Tensor(SCALE, ms.float32), Tensor(RATE, ms.float32)
+    step = denoising.make_step(graphs, transformer, Ancestral.cell, 2, Tensor(text))
+    scale, rate = Tensor([SCALE], ms.float32), Tensor([RATE], ms.float32)
     generator = np.random.default_rng(2)
 
     def settings() -> list[Tensor]:
@@ -74,11 +75,11 @@ def ours(sizes: dict, batch: int = 1) -> Parts:
     class GuideAndDraw(nn.Cell):
         def __init__(self):
             super().__init__(auto_prefix=False)
-            self.draw = Draw(scheduler)
+            self.draw = Draw(Ancestral.cell(sizes["num_vector_embeds"] - 1, x_t.shape[1]))
 
         def construct(self, hidden_states, logits, x_t, jump, guidance_scale, *settings):
             null, conditional = ops.chunk(hidden_states, 2, axis=0)
-            return guide(conditional, null, guidance_scale), self.draw(logits, x_t, jump, *settings)
+            return guide(null, (conditional,), guidance_scale), self.draw(logits, x_t, jump, *settings)
 
     draw = ms.jit(GuideAndDraw(), fullgraph=True)
 

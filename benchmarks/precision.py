@@ -21,6 +21,7 @@ from mindone_vq import VQDiffusionPipeline
 from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import Share, score
 from mindone_vq.demo.shapes import caption, random_scene
+from mindone_vq.diffusion.samplers import Ancestral
 from mindone_vq.diffusion.sampling import draw_uniforms, make_generators
 from mindone_vq.pipelines.denoising import make_step
 from mindone_vq.pipelines.graphs import GraphCache
@@ -51,9 +52,9 @@ def make_side(dtype: ms.Type, prompts: list[str], steps: int) -> Side:
     scale, rate = pipe.default_settings["guidance_scale"], pipe.default_settings["truncation_rate"]
     embeddings, null = (each.asnumpy() for each in pipe.encode_prompt(prompts))
     told = Tensor(np.concatenate((null.repeat(len(embeddings) // len(null), axis=0), embeddings)), dtype)
-    step = make_step(GraphCache(), pipe.transformer, pipe.scheduler, True, told)
+    step = make_step(GraphCache(), pipe.transformer, Ancestral.cell, 2, told)
     masked = np.full((len(prompts), pipe.transformer.num_latent_pixels), pipe.scheduler.mask_class, np.int32)
-    return Side(pipe, step, Tensor(scale, ms.float32), Tensor(rate, ms.float32), Tensor(masked))
+    return Side(pipe, step, Tensor([scale], ms.float32), Tensor([rate], ms.float32), Tensor(masked))
 
 
 def share(hits: np.ndarray) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mindone_vq.models.vq_model import GumbelVQModel, VQEncoderOutput, VQModel
     from mindone_vq.pipelines.base import ImagePipelineOutput
     from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
+    from mindone_vq.pipelines.editing import VQDiffusionImg2ImgPipeline, VQDiffusionInpaintPipeline
     from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
     from mindone_vq.pipelines.unconditional import UnconditionalPipeline
     from mindone_vq.text.clip import CLIPTextModel
@@ -29,6 +30,8 @@ __all__ = [
     "Transformer2DModel",
     "UnconditionalPipeline",
     "UnconditionalTransformer2DModel",
+    "VQDiffusionImg2ImgPipeline",
+    "VQDiffusionInpaintPipeline",
     "VQDiffusionPipeline",
     "VQDiffusionScheduler",
     "VQDiffusionSchedulerOutput",
@@ -45,6 +48,7 @@ _MODULES = {
     "models.vq_model": ("GumbelVQModel", "VQEncoderOutput", "VQModel"),
     "pipelines.base": ("ImagePipelineOutput",),
     "pipelines.class_to_image": ("ClassToImagePipeline",),
+    "pipelines.editing": ("VQDiffusionImg2ImgPipeline", "VQDiffusionInpaintPipeline"),
     "pipelines.text_to_image": ("VQDiffusionPipeline",),
     "pipelines.unconditional": ("UnconditionalPipeline",),
     "text.clip": ("CLIPTextModel",),

@@ -23,7 +23,15 @@ ALLOWED = {
     "pipelines": {"outputs", "nn", "diffusion", "text", "models", "weights", "__version__"},
     "training": {"outputs", "pictures", "nn", "weights", "diffusion", "text", "models", "pipelines"},
     "conversion": {"outputs", "weights", "pipelines"},  # and the package's public names
-    "export": {"nn", "outputs", "diffusion", "text", "models", "weights", "pipelines"},  # and the package's public names
+    "export": {
+        "nn",
+        "outputs",
+        "diffusion",
+        "text",
+        "models",
+        "weights",
+        "pipelines",
+    },  # and the package's public names
     "demo": set(),
     "doctor": {"weights", "pipelines", "demo", "__version__"},  # and the package's public names
 }

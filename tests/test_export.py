@@ -18,6 +18,7 @@ from PIL import Image
 import mindone_vq
 from mindone_vq import ClassToImagePipeline, ClassTransformer2DModel, UnconditionalPipeline
 from mindone_vq import UnconditionalTransformer2DModel as UnconditionalTransformer
+from mindone_vq.diffusion.samplers import Ancestral
 from mindone_vq.export import __main__ as command_line
 from mindone_vq.export import export_pipeline
 from mindone_vq.export.__main__ import main
@@ -67,11 +68,11 @@ def step_inputs(pipe, rng, condition, guided=True, timestep=4):
 
 
 def as_in_the_pipeline(pipe, inputs, guided=True):
-    """The pipeline's own step with the same inputs, its settings scalars."""
+    """The pipeline's own step with the same inputs."""
     front, (*scale, rate, uniforms) = inputs[:4], inputs[4:]
-    scale = scale[0][0] if guided else Tensor(1.0, ms.float32)
-    step = CompiledGraph(DenoisingStep(pipe.transformer, pipe.scheduler, guided), "step")
-    return step(*front, scale, rate[0], uniforms).asnumpy()
+    scale = scale[0] if guided else Tensor([1.0], ms.float32)
+    step = CompiledGraph(DenoisingStep(pipe.transformer, Ancestral.cell, 1 + guided), "step")
+    return step(*front, scale, rate, uniforms).asnumpy()
 
 
 def test_each_graph_is_the_pipelines(pipe, exported, rng):

@@ -1,7 +1,7 @@
 """Every kind of graph this package compiles, each with a small network of the published structure."""
 
 from functools import partial
-from typing import Callable
+from typing import Callable, Union
 
 import mindspore as ms
 import numpy as np
@@ -14,6 +14,7 @@ from mindone_vq import (
     VQDiffusionScheduler,
     VQModel,
 )
+from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Sampler
 from mindone_vq.models.convolutional import ClassTransformer2DModel, UnconditionalTransformer2DModel
 from mindone_vq.models.vq_model import GumbelVQModel
 from mindone_vq.pipelines.denoising import make_step
@@ -79,15 +80,18 @@ def encode_text(dtype: ms.Type) -> list[Run]:
     return [lambda: graph(Tensor(np.full((BATCH, LENGTH), WORDS - 1, np.int32)))]
 
 
-def denoise(transformer: Callable, guided: bool, condition: np.ndarray) -> Build:
+def denoise(
+    transformer: Callable, guided: bool, condition: np.ndarray, sampler: Union[str, Sampler] = "ancestral"
+) -> Build:
     """A step as pipelines make it, with what they compute once for all steps. condition: of one picture."""
 
     def build(dtype: ms.Type) -> list[Run]:
         network, scheduler = transformer().to(dtype), VQDiffusionScheduler(CODES + 1, TIMESTEPS)
+        scheduler.set_timesteps(TIMESTEPS, sampler)
         told, x_t, settings = told_and_settings(scheduler, guided, condition, dtype)
 
         def run() -> None:
-            step = make_step(GraphCache(), network, scheduler, guided, told)
+            step = make_step(GraphCache(), network, scheduler.sampler.cell, 1 + guided, told)
             step(x_t, TIMESTEPS - 1, *settings)
 
         return [run]
@@ -98,8 +102,9 @@ def denoise(transformer: Callable, guided: bool, condition: np.ndarray) -> Build
 def denoise_exported(dtype: ms.Type) -> list[Run]:
     """The step of text to image as it is exported: all of it in one graph."""
     scheduler = VQDiffusionScheduler(CODES + 1, TIMESTEPS)
+    scheduler.set_timesteps(TIMESTEPS)
     told, x_t, settings = told_and_settings(scheduler, True, TEXT, dtype)
-    step = CompiledGraph(DenoisingStep(text_transformer().to(dtype), scheduler, True), "denoising step")
+    step = CompiledGraph(DenoisingStep(text_transformer().to(dtype), Ancestral.cell, 2), "denoising step")
     return [lambda: step(x_t, Tensor([TIMESTEPS - 1], ms.int32), told, *settings)]
 
 
@@ -107,11 +112,11 @@ def told_and_settings(
     scheduler: VQDiffusionScheduler, guided: bool, condition: np.ndarray, dtype: ms.Type
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """The condition of a batch, x_t, and what ``Draw`` takes after it."""
-    scheduler.set_timesteps(TIMESTEPS)
     told = np.stack([condition] * (2 * BATCH if guided else BATCH))
     grid = (BATCH, SIDE * SIDE)
-    numbers = Tensor(5.0, ms.float32), Tensor(0.86, ms.float32), Tensor(np.full(grid, 0.5, np.float32))
-    settings = (scheduler.jump(TIMESTEPS - 1), *numbers)
+    uniforms = scheduler.sampler.draw_uniforms([np.random.default_rng(0)], *grid)
+    _, _, numbers = next(scheduler.steps())
+    settings = (numbers, Tensor([5.0], ms.float32), Tensor([0.86], ms.float32), Tensor(uniforms))
     return (
         Tensor(told, dtype if told.dtype == np.float32 else ms.int32),
         Tensor(np.full(grid, CODES, np.int32)),
@@ -205,6 +210,11 @@ GRAPHS: dict[str, tuple[Build, tuple[ms.Type, ...]]] = {
     "text encoder": (encode_text, BOTH),
     "denoising step and conditioning, guided": (denoise(text_transformer, True, TEXT), BOTH),
     "denoising step and conditioning, not guided": (denoise(text_transformer, False, TEXT), BOTH),
+    **{
+        f"denoising step, {sampler} sampler": (denoise(text_transformer, False, TEXT, sampler), BOTH[:1])
+        for sampler in SAMPLERS
+        if sampler != "ancestral"
+    },
     "denoising step as exported, guided": (denoise_exported, BOTH),
     "denoising step of classes, guided": (denoise(class_transformer, True, np.array(0)), BOTH),
     "denoising step of classes, not guided": (denoise(class_transformer, False, np.array(0)), BOTH),

@@ -25,6 +25,7 @@ from audit_ascend import INTERNAL
 from mindspore import Tensor
 
 from mindone_vq import CLIPTextModel, Transformer2DModel, VQDiffusionScheduler
+from mindone_vq.diffusion.samplers import Ancestral
 from mindone_vq.nn.device import built_for
 from mindone_vq.pipelines.denoising import make_step
 from mindone_vq.pipelines.graphs import GraphCache
@@ -103,9 +104,9 @@ def _compiled(layers: int) -> Compiled:
     scheduler.set_timesteps(TIMESTEPS)
     told = Tensor(np.zeros((2, LENGTH, TEXT_WIDTH), np.float16))
     with saved_graphs() as once:
-        step = make_step(GraphCache(), transformer, scheduler, True, told)
+        step = make_step(GraphCache(), transformer, Ancestral.cell, 2, told)
     x_t, uniforms = np.full((1, PIXELS), CLASSES - 1, np.int32), np.full((1, PIXELS), 0.5, np.float32)
-    numbers = Tensor(5.0, ms.float32), Tensor(0.86, ms.float32)
+    numbers = Tensor([5.0], ms.float32), Tensor([0.86], ms.float32)
     with saved_graphs() as saved:
         try:
             step(Tensor(x_t), TIMESTEPS - 1, scheduler.jump(TIMESTEPS - 1), *numbers, Tensor(uniforms))

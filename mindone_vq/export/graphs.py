@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from mindone_vq.diffusion.samplers import Ancestral
 from mindone_vq.pipelines.base import Pipeline
 from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
 from mindone_vq.pipelines.graphs import CodeDecoding, DenoisingStep, TextEncoding
@@ -135,7 +136,7 @@ def denoising_step(pipe: Pipeline, batch_size: int, guided: bool) -> Graph:
     if guided:
         inputs["guidance_scale"] = _zeros(1)
     inputs.update(truncation_rate=_zeros(1), uniforms=_zeros(*codes))
-    step = DenoisingStep(pipe.transformer, pipe.scheduler, guided)
+    step = DenoisingStep(pipe.transformer, Ancestral.cell, 2 if guided else 1)
     cell = step if guided else UnconditionalStep(step) if condition is None else UnguidedStep(step)
     return Graph("denoising_step", cell, inputs, "x_s")
 

@@ -44,6 +44,7 @@ class Pipeline:
     """
 
     component_classes: dict[str, tuple[str, type]] = {}
+    index_name: Optional[str] = None  # what model_index.json calls it, if not by the name of its class
 
     def __init__(self, **components: Any) -> None:
         for name, component in components.items():
@@ -180,7 +181,10 @@ class Pipeline:
             class_names: the class of each component; the usual one where it is not given.
             settings: of a call, by default.
         """
-        index: dict[str, Any] = {"_class_name": cls.__name__, "_mindone_vq_version": mindone_vq.__version__}
+        index: dict[str, Any] = {
+            "_class_name": cls.index_name or cls.__name__,
+            "_mindone_vq_version": mindone_vq.__version__,
+        }
         own = {name: value for name, value in settings.items() if value != PUBLISHED_SETTINGS[name]}
         if own:
             index["_default_settings"] = own
@@ -204,9 +208,10 @@ def check_index(cls: type, folder: Path) -> dict[str, float]:
     Old and new releases of diffusers differ in the library they name for a component; the classes are the same.
     """
     index = read_json(folder / "model_index.json")
-    named = index.get("_class_name", cls.__name__)
-    if named != cls.__name__:
-        raise ValueError(f"{folder / 'model_index.json'} is the index of a {named}, not of a {cls.__name__}.")
+    own = cls.index_name or cls.__name__
+    named = index.get("_class_name", own)
+    if named != own:
+        raise ValueError(f"{folder / 'model_index.json'} is the index of a {named}, not of a {own}.")
     for name, (_, component_class) in cls.component_classes.items():
         entry = index.get(name)
         family = component_class.family() if hasattr(component_class, "family") else [component_class.__name__]

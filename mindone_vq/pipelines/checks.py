@@ -52,6 +52,19 @@ def check_prompt(prompt: Any, embeddings: Optional[Tensor], name: str) -> list[s
     return list(prompts)
 
 
+def check_weights(prompt: Any, guidance_scale: float) -> tuple[Any, list[float]]:
+    """Prompts to compose, [(prompt, weight), ...], as prompts and weights; other prompts as they are, without."""
+    if not isinstance(prompt, (list, tuple)) or not any(isinstance(entry, (list, tuple)) for entry in prompt):
+        return prompt, []
+    for entry in prompt:
+        if not isinstance(entry, (list, tuple)) or len(entry) != 2:
+            raise TypeError(f"prompts with weights are [(prompt, weight), ...]; {entry!r} is none of these.")
+        _check_number(entry[1], f"the weight of {entry[0]!r}")
+    if guidance_scale <= 1:
+        raise ValueError(f"weights say how prompts share guidance, which is off: guidance_scale is {guidance_scale}.")
+    return [text for text, _ in prompt], [float(weight) for _, weight in prompt]
+
+
 def _check_number(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} is a number, given {value!r}.")
@@ -72,6 +85,7 @@ def check_settings(
     num_images: Any,
     output_type: Any,
     callback_steps: Any,
+    top_k: Any = None,
     count: str = "num_images_per_prompt",
 ) -> None:
     """The scalar arguments of a call; ``count`` is what the pipeline calls ``num_images``."""
@@ -79,6 +93,8 @@ def check_settings(
     _check_number(truncation_rate, "truncation_rate")
     if not 0 < truncation_rate <= 1:
         raise ValueError(f"truncation_rate is {truncation_rate}; it must be above 0 and at most 1 (which keeps all).")
+    if top_k is not None:
+        _check_positive_integer(top_k, "top_k")
     _check_positive_integer(num_images, count)
     _check_positive_integer(callback_steps, "callback_steps")
     if output_type not in OUTPUT_TYPES:

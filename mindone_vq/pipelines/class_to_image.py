@@ -68,6 +68,7 @@ class ClassToImagePipeline(Pipeline):
             num_images_per_class,
             output_type,
             callback_steps,
+            top_k,
             count="num_images_per_class",
         )
         null_class = self.transformer.num_class_embeds - 1

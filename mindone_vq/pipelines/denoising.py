@@ -113,7 +113,10 @@ def _layer_by_layer(
     blocks = transformer.transformer_blocks
     batch = layers[0][0].shape[0]
     groups = groups_of_heads(blocks[0].attn1.attend.heads, batch * transformer.num_latent_pixels**2)
-    block = StatelessBlock(blocks[0], groups, graphs.get)
+    if groups == 1:
+        run_layer = graphs.get(StatelessBlock, blocks[0], name="layer")
+    else:
+        run_layer = StatelessBlock(blocks[0], groups, graphs.get).construct
     embed = graphs.get(Embed, transformer, conditions, name="embedding")
     finish = graphs.get(Finish, transformer, sampler_cell, conditions, name="draw")
     weights = [as_arguments(block_weights(block)) for block in blocks]
@@ -121,7 +124,7 @@ def _layer_by_layer(
     def step(x_t: Tensor, t: int, *settings: Tensor) -> Tensor:
         hidden_states, timestep = embed(x_t), Tensor([t], ms.int32)
         for said, own in zip(layers, weights):
-            hidden_states = block.construct(hidden_states, timestep, *said, *own)
+            hidden_states = run_layer(hidden_states, timestep, *said, *own)
         return finish(hidden_states, x_t, *settings)
 
     return step

@@ -1,7 +1,7 @@
 """From noise to codes: the loop over the steps of a chain, the same for every pipeline."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Optional, Union
 
 import mindspore as ms
@@ -36,9 +36,22 @@ class Condition:
     dtype: ms.Type
 
     @classmethod
-    def of(cls, told: np.ndarray, null: Optional[np.ndarray], dtype: ms.Type) -> "Condition":
-        """One condition, (batch, ...), and what guidance steers away from; None: no guidance."""
-        return cls(told[None], (), dtype) if null is None else cls(np.stack((null, told)), (1.0,), dtype)
+    def of(
+        cls, told: np.ndarray, null: Optional[np.ndarray], dtype: ms.Type, weights: Sequence[float] = ()
+    ) -> "Condition":
+        """One condition for each picture, or several for all.
+
+        Args:
+            told: (batch, ...); with ``weights``, those of the first condition for all pictures, then of the second, ...
+            null: what guidance steers away from, of the same shape; None: no guidance.
+            dtype: in the graph.
+            weights: of several conditions.
+        """
+        count = len(weights) or 1
+        told = told.reshape(count, len(told) // count, *told.shape[1:])
+        if null is None:
+            return cls(told, (), dtype)
+        return cls(np.concatenate((null[None, : told.shape[1]], told)), tuple(weights) or (1.0,), dtype)
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,23 @@ class Edit:
     known: np.ndarray
     strength: float = 1.0
     resample: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength is {self.strength}; it must be from 0, the picture, to 1, the prompt alone.")
+        if isinstance(self.resample, bool) or not isinstance(self.resample, int) or self.resample < 1:
+            raise ValueError(f"resample is {self.resample!r}; it must be an integer of at least 1.")
+
+    def for_batch(self, batch: int) -> "Edit":
+        """The same for ``batch`` pictures, where there is one of all or one of each."""
+        rows = [self.codes, self.known]
+        for i, each in enumerate(rows):
+            if len(each) not in (1, batch):
+                raise ValueError(
+                    f"{len(each)} pictures or masks given for {batch} pictures: give one, or one for each."
+                )
+            rows[i] = np.broadcast_to(each, (batch, each.shape[1]))
+        return replace(self, codes=rows[0], known=rows[1])
 
     def start(self, scheduler: VQDiffusionScheduler, chain: list, noise: Tensor, generators: list) -> Tensor:
         """x_t before the first step: noise, or the codes as noisy as the chain begins."""
@@ -120,6 +150,7 @@ def generate_codes(
     x_t = check_latents(call.latents, shape, classes)
     chain = list(scheduler.steps())
     if edit is not None:
+        edit = edit.for_batch(batch)
         chain = chain[len(chain) - round(edit.strength * len(chain)) :]
         x_t = edit.start(scheduler, chain, x_t, generators)
     told = Tensor(condition.told.reshape(conditions * batch, *condition.told.shape[2:]), condition.dtype)

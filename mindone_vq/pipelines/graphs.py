@@ -140,6 +140,20 @@ class CodeDecoding(nn.Cell):
         return self.vqvae.decode_codes(grid).transpose(0, 2, 3, 1)
 
 
+class PictureEncoding(nn.Cell):
+    """Pictures -> codes."""
+
+    def __init__(self, vqvae: VQModel) -> None:
+        super().__init__(auto_prefix=False)
+        self.vqvae = vqvae
+
+    def construct(self, pictures: Tensor) -> Tensor:
+        """(batch, 3, H, W) uint8 -> (batch, pixels) int32."""
+        latents = self.vqvae.encode(pictures.astype(ms.float32) / 127.5 - 1.0)[0]
+        codes = self.vqvae.quantize.nearest(latents.transpose(0, 2, 3, 1))  # (batch, h, w)
+        return codes.reshape(codes.shape[0], -1)
+
+
 class CompiledGraph:
     """A cell compiled whole, which says so when it has to compile.
 

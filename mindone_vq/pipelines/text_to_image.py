@@ -20,8 +20,9 @@ from mindone_vq.pipelines.checks import (
     check_embeddings,
     check_prompt,
     check_settings,
+    check_weights,
 )
-from mindone_vq.pipelines.generation import Call, Condition
+from mindone_vq.pipelines.generation import Call, Condition, Edit
 from mindone_vq.pipelines.graphs import TextEncoding
 from mindone_vq.text.clip import CLIPTextModel
 from mindone_vq.text.foreign import adapt_text_encoder
@@ -29,7 +30,7 @@ from mindone_vq.text.tokenizer import CLIPTokenizer
 from mindone_vq.weights.pretrained import logger
 from mindone_vq.weights.store import to_float32
 
-Prompt = Union[str, Sequence[str]]
+Prompt = Union[str, Sequence[str], Sequence[tuple[str, float]]]
 
 
 class VQDiffusionPipeline(Pipeline):
@@ -93,12 +94,15 @@ class VQDiffusionPipeline(Pipeline):
         spacing: str = "uniform",
         top_k: Optional[int] = None,
         guidance_schedule: GuidanceSchedule = "constant",
+        edit: Optional[Edit] = None,
     ) -> Union[ImagePipelineOutput, tuple]:
         """Generates pictures.
 
         Args:
-            prompt: what to show; a list gives a batch. Left out where ``prompt_embeds`` is given.
-            num_inference_steps: 1 to the timesteps of training; fewer are spread over the whole range.
+            prompt: what to show; a list gives a batch; a list of (prompt, weight) composes them into one picture, each
+                with its share in guidance. Left out where ``prompt_embeds`` is given.
+            num_inference_steps: 1 to the timesteps of training; fewer are spread over the whole range. Samplers other
+                than "ancestral" may take more.
             guidance_scale: how far from the null text to go; above 1, guidance is on. None: the model's setting, 5
                 where it has none.
             truncation_rate: share of the probability kept at each pixel, (0, 1]; 1 keeps all. None: the model's
@@ -114,6 +118,14 @@ class VQDiffusionPipeline(Pipeline):
             negative_prompt: steer away from this instead of the null text.
             prompt_embeds, negative_prompt_embeds: from ``encode_prompt``: (batch, length, hidden_size), every
                 token of length 1, one for each prompt.
+            sampler: how a step is drawn: "ancestral", the chain itself; or, heuristics for few steps, "purity",
+                "confidence" or "halton"; or one of their classes in ``mindone_vq.diffusion.samplers``, with other
+                settings.
+            spacing: which timesteps: "uniform", "masked" (evenly in the share of masked pixels) or "cosine".
+            top_k: keep so many of the likeliest classes at each pixel, instead of ``truncation_rate``.
+            guidance_schedule: "constant"; "linear": guidance grows from none to ``guidance_scale`` along the chain;
+                (low, high): only where t / T lies between, 1 is all masked.
+            edit: what is kept of pictures that are there already; the editing pipelines make it.
 
         Returns:
             ``(images,)`` or an ``ImagePipelineOutput``.
@@ -122,7 +134,8 @@ class VQDiffusionPipeline(Pipeline):
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
         guidance_scale, truncation_rate = self._settings(guidance_scale, truncation_rate)
-        check_settings(guidance_scale, truncation_rate, num_images_per_prompt, output_type, callback_steps)
+        check_settings(guidance_scale, truncation_rate, num_images_per_prompt, output_type, callback_steps, top_k)
+        prompt, weights = check_weights(prompt, guidance_scale)
         embeddings, null = self._encode_prompt(
             prompt,
             num_images_per_prompt,
@@ -131,6 +144,7 @@ class VQDiffusionPipeline(Pipeline):
             prompt_embeds,
             negative_prompt_embeds,
         )
+        condition = Condition.of(embeddings, null, self.transformer.dtype, weights)
         call = Call(
             num_inference_steps,
             guidance_scale,
@@ -145,7 +159,7 @@ class VQDiffusionPipeline(Pipeline):
             top_k,
             guidance_schedule,
         )
-        return self._generate(Condition.of(embeddings, null, self.transformer.dtype), call, output_type, return_dict)
+        return self._generate(condition, call, output_type, return_dict, edit)
 
     def encode_prompt(
         self,

@@ -61,7 +61,7 @@ class UnconditionalPipeline(Pipeline):
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
         _, truncation_rate = self._settings(NO_GUIDANCE, truncation_rate)
-        check_settings(NO_GUIDANCE, truncation_rate, batch_size, output_type, callback_steps, count="batch_size")
+        check_settings(NO_GUIDANCE, truncation_rate, batch_size, output_type, callback_steps, top_k, count="batch_size")
         call = Call(
             num_inference_steps,
             NO_GUIDANCE,

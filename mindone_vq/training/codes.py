@@ -6,30 +6,17 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
 from tqdm.auto import tqdm
 
 from mindone_vq.models.vq_model import VQModel
+from mindone_vq.pipelines.graphs import PictureEncoding
 from mindone_vq.training.batches import to_pixels
 from mindone_vq.training.data import CaptionedPictures, UnreadablePicture
 from mindone_vq.weights.files import atomic_file
 from mindone_vq.weights.rules import state_dict_parameters
 
 logger = logging.getLogger("mindone_vq")
-
-
-class PictureEncoding(nn.Cell):
-    """Pictures -> codes."""
-
-    def __init__(self, vqvae: VQModel) -> None:
-        super().__init__(auto_prefix=False)
-        self.vqvae = vqvae
-
-    def construct(self, pictures: Tensor) -> Tensor:
-        """(batch, 3, H, W) uint8 -> (batch, pixels) int32."""
-        latents = self.vqvae.encode(pictures.astype(ms.float32) / 127.5 - 1.0)[0]
-        codes = self.vqvae.quantize.nearest(latents.transpose(0, 2, 3, 1))  # (batch, h, w)
-        return codes.reshape(codes.shape[0], -1)
 
 
 def cached_codes(

@@ -1,0 +1,116 @@
+"""Pictures that are there already, changed: VQDiffusionInpaintPipeline and VQDiffusionImg2ImgPipeline.
+
+Both take the components, and the folders, of a VQDiffusionPipeline: ``VQDiffusionInpaintPipeline(**pipe.components)``.
+"""
+
+from typing import Any, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from mindone_vq.pipelines.base import ImagePipelineOutput
+from mindone_vq.pipelines.canvas import Pictures, blended, to_mask, to_pixels, unknown_codes
+from mindone_vq.pipelines.generation import Edit
+from mindone_vq.pipelines.graphs import PictureEncoding
+from mindone_vq.pipelines.text_to_image import Prompt, VQDiffusionPipeline
+
+
+class EditingPipeline(VQDiffusionPipeline):
+    """What the two have in common."""
+
+    index_name = VQDiffusionPipeline.__name__
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a picture to a code, along each axis."""
+        return 2 ** (len(self.vqvae.config.block_out_channels) - 1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures that the model paints."""
+        return self.transformer.height * self.factor, self.transformer.width * self.factor
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """(batch, H, W, 3) uint8 -> codes (batch, pixels)."""
+        graph = self._graphs.get(PictureEncoding, self.vqvae, name="encoder")
+        return graph(Tensor(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))).asnumpy()
+
+    def _output(self, pictures: np.ndarray, output_type: str, return_dict: bool) -> Union[ImagePipelineOutput, tuple]:
+        """pictures: (batch, H, W, 3) floats."""
+        images = self.numpy_to_pil(pictures) if output_type == "pil" else pictures
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+class VQDiffusionInpaintPipeline(EditingPipeline):
+    """Paints a part of a picture anew, as a prompt says."""
+
+    def __call__(
+        self,
+        image: Pictures,
+        mask: Pictures,
+        prompt: Prompt,
+        resample: int = 1,
+        output_type: str = "pil",
+        return_dict: bool = False,
+        **options: Any,
+    ) -> Union[ImagePipelineOutput, tuple]:
+        """Generates pictures that are ``image`` outside of ``mask``.
+
+        Codes none of whose pixels is painted are held, at every step, to what the forward process makes of them. Pixels
+        outside the mask are those of the image, exactly; inside, the colours meet them without a seam.
+
+        Args:
+            image: a PIL picture or an array, uint8 or float in [0, 1]; a list gives each prompt its own. Another size
+                than the model's is resized, with a warning.
+            mask: white (or 1, or True) where to paint; one for all, or one for each.
+            prompt: what to show.
+            resample: how often each step is done, going back between: above 1 the new part fits the old one better, and
+                takes as many times longer (RePaint, arXiv 2201.09865).
+            output_type: "pil", "np", or "latent": the codes.
+            return_dict: an ``ImagePipelineOutput`` instead of a tuple.
+            options: the other arguments of ``VQDiffusionPipeline``.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it must be; the message names it.
+        """
+        pixels, painted = to_pixels(image, *self.size), to_mask(mask, *self.size)
+        edit = Edit(self.encode(pixels), ~unknown_codes(painted, self.factor), resample=resample)
+        codes = super().__call__(prompt, output_type="latent", edit=edit, **options)[0]
+        if output_type == "latent":
+            return ImagePipelineOutput(images=codes) if return_dict else (codes,)
+        pictures = self.decode_latents(codes, "np")
+        pixels, painted = (np.broadcast_to(each, (len(pictures), *each.shape[1:])) for each in (pixels, painted))
+        rows = zip(pixels.astype(np.float32) / 255, pictures, painted)
+        return self._output(np.stack([blended(*row, reach=self.factor) for row in rows]), output_type, return_dict)
+
+
+class VQDiffusionImg2ImgPipeline(EditingPipeline):
+    """Changes a picture as a whole, as much as is asked for."""
+
+    def __call__(
+        self, image: Pictures, prompt: Prompt, strength: float = 0.8, **options: Any
+    ) -> Union[ImagePipelineOutput, tuple]:
+        """Generates from ``image`` made noisy.
+
+        Args:
+            image: as ``VQDiffusionInpaintPipeline`` takes it.
+            prompt: what to show.
+            strength: the part of the chain that is gone through, from the noise that belongs to it: 0 gives what the
+                VQ-VAE makes of the image, 1 what the prompt alone gives.
+            options: the other arguments of ``VQDiffusionPipeline``.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it must be; the message names it.
+        """
+        codes = self.encode(to_pixels(image, *self.size))
+        edit = Edit(codes, np.zeros(codes.shape, bool), strength=strength)
+        return super().__call__(prompt, edit=edit, **options)
+
+    def variations(self, image: Pictures, strength: float = 0.5, **options: Any) -> Union[ImagePipelineOutput, tuple]:
+        """As a call without a prompt: pictures like ``image``."""
+        null = Tensor(self._null_embeddings(None, None), ms.float32)
+        codes = self.encode(to_pixels(image, *self.size))
+        edit = Edit(codes, np.zeros(codes.shape, bool), strength=strength)
+        null = null.repeat(len(codes), axis=0) if len(codes) > 1 else null
+        return super().__call__(prompt_embeds=null, guidance_scale=1.0, edit=edit, **options)
