@@ -1,0 +1,80 @@
+"""Data so small that p(x_0 | x_t) is known exactly: every state of the grid is counted."""
+
+import itertools
+from typing import Optional
+
+import numpy as np
+from mindspore import Tensor
+
+from mindone_vq import VQDiffusionScheduler
+from mindone_vq.diffusion.samplers import Sampler
+from mindone_vq.diffusion.schedule import CLEAN
+
+CLASSES, PIXELS = 5, 4
+CLEAN_STATES = np.array(list(itertools.product(range(CLASSES), repeat=PIXELS)))  # (625, pixels)
+NOISY_STATES = np.array(list(itertools.product(range(CLASSES + 1), repeat=PIXELS)))  # (1296, pixels)
+
+
+def independent(rng: np.random.Generator) -> np.ndarray:
+    """Probabilities of ``CLEAN_STATES``: every pixel has its own distribution."""
+    each = rng.dirichlet(np.full(CLASSES, 3.0), PIXELS)  # (pixels, classes)
+    return np.prod([each[i, CLEAN_STATES[:, i]] for i in range(PIXELS)], axis=0)
+
+
+def correlated(rng: np.random.Generator) -> np.ndarray:
+    """The same, neighbours often alike."""
+    weights = rng.dirichlet(np.ones(len(CLEAN_STATES)) * 2)
+    alike = (CLEAN_STATES[:, 1:] == CLEAN_STATES[:, :-1]).sum(-1)
+    weights *= np.exp(1.5 * alike)
+    return weights / weights.sum()
+
+
+def denoiser(data: np.ndarray, scheduler: VQDiffusionScheduler, t: float) -> np.ndarray:
+    """p(x_0 of a pixel | x_t) for every noisy state: (1296, pixels, classes) float32.
+
+    Where t is between timesteps, for a forward process that masks and replaces nothing.
+    """
+    if float(t).is_integer():
+        keep, replace, mask = scheduler.schedule.cumulative(int(t))
+    else:
+        mask, replace = scheduler.schedule.masked_share(t), 0.0
+        keep = 1 - mask
+    transition = np.full((CLASSES, CLASSES + 1), replace)
+    transition[:, CLASSES] = mask
+    transition[range(CLASSES), range(CLASSES)] += keep
+    joint = data[:, None] * np.prod(
+        [transition[CLEAN_STATES[:, i]][:, NOISY_STATES[:, i]] for i in range(PIXELS)], axis=0
+    )  # (625, 1296)
+    marginals = np.stack(
+        [[joint[CLEAN_STATES[:, i] == k].sum(0) for k in range(CLASSES)] for i in range(PIXELS)]
+    )  # (pixels, classes, 1296)
+    total = np.maximum(marginals.sum(1, keepdims=True), 1e-300)
+    return (marginals / total).transpose(2, 0, 1).astype(np.float32)
+
+
+def draws(
+    data: np.ndarray,
+    sampler: Sampler,
+    steps: int,
+    count: int,
+    rng: np.random.Generator,
+    timesteps: int = 100,
+    spacing: str = "uniform",
+    tables: Optional[dict[float, np.ndarray]] = None,
+) -> np.ndarray:
+    """What the sampler ends with when the network is exact: counts of ``CLEAN_STATES`` among ``count`` draws."""
+    scheduler = VQDiffusionScheduler(CLASSES + 1, timesteps)
+    scheduler.set_timesteps(steps, sampler, spacing)
+    cell = sampler.cell(CLASSES, PIXELS)
+    x_t = np.full((count, PIXELS), CLASSES, np.int32)
+    places = (CLASSES + 1) ** np.arange(PIXELS)[::-1]
+    tables = {} if tables is None else tables
+    for (t, s, numbers), time in zip(scheduler.steps(), scheduler.chain):
+        time = time if sampler.is_exact else t
+        if time not in tables:
+            tables[time] = denoiser(data, scheduler, time)
+        p_x_0 = Tensor(tables[time][x_t @ places])
+        uniforms = Tensor(sampler.draw_uniforms([rng], count, PIXELS))
+        x_t = cell(p_x_0, Tensor(x_t), numbers, uniforms).asnumpy()
+        assert s != CLEAN or x_t.max() < CLASSES
+    return np.bincount(x_t @ (CLASSES ** np.arange(PIXELS)[::-1]), minlength=len(CLEAN_STATES))

@@ -1,0 +1,124 @@
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+from scipy.stats import chisquare
+
+from mindone_vq import VQDiffusionScheduler
+from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Confidence, Halton, Purity, make_sampler
+from mindone_vq.diffusion.samplers.halton import halton_places
+from mindone_vq.diffusion.samplers.sampler import gumbel, ranked
+from tests.diffusion.solvable import draws, independent
+
+DRAWS, UNLIKELY = 50_000, 1e-4
+
+
+@pytest.mark.parametrize("steps", [100, 50, 25, 10])
+def test_the_chain_draws_from_the_data_where_pixels_are_independent(steps, rng):
+    data = independent(rng)
+    counts = draws(data, Ancestral(), steps, DRAWS, rng)
+    assert chisquare(counts, data * DRAWS).pvalue > UNLIKELY
+
+
+@pytest.mark.parametrize("sampler, steps", [(Purity(r=0.0), 4), (Halton(), 3), (Halton(), 1)])
+def test_choosing_positions_by_what_is_not_drawn_changes_nothing_there(sampler, steps, rng):
+    data = independent(rng)
+    counts = draws(data, sampler, steps, DRAWS, rng)
+    assert chisquare(counts, data * DRAWS).pvalue > UNLIKELY
+
+
+@pytest.mark.parametrize("sampler", [Purity(r=2.0), Confidence(temperature=0.5)])
+def test_what_sharpens_is_seen_to(sampler, rng):
+    data = independent(rng)
+    counts = draws(data, sampler, 4, DRAWS, rng)
+    assert chisquare(counts, data * DRAWS).pvalue < 1e-12
+
+
+def random_step(rng, sampler, masked, classes=7, pixels=16, batch=3, t=60, s=30):
+    """p(x_0), x_t with some pixels masked, and x_s."""
+    scheduler = VQDiffusionScheduler(classes + 1, 100)
+    p = rng.dirichlet(np.ones(classes), (batch, pixels)).astype(np.float32)
+    x_t = rng.integers(0, classes, (batch, pixels)).astype(np.int32)
+    x_t[:, rng.permutation(pixels)[:masked]] = classes
+    uniforms = sampler.draw_uniforms([rng], batch, pixels)
+    numbers = sampler.numbers(scheduler.schedule, t, s)
+    step = ms.jit(sampler.cell(classes, pixels), fullgraph=True)
+    return p, x_t, step(Tensor(p), Tensor(x_t), Tensor(numbers), Tensor(uniforms)).asnumpy(), uniforms
+
+
+@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler.is_exact])
+@pytest.mark.parametrize("masked", [16, 11, 1, 0])
+def test_as_many_are_revealed_as_the_schedule_says_and_no_code_changes(name, masked, rng):
+    _, x_t, x_s, _ = random_step(rng, make_sampler(name, SAMPLERS), masked)
+    stay = masked * 31 / 61  # the share that is masked at 30 and at 60
+    assert ((x_s == 7).sum(-1) == np.floor(stay + 1e-3)).all()
+    assert np.array_equal(x_s[x_t < 7], x_t[x_t < 7])
+
+
+def test_confidence_without_noise_reveals_the_likeliest_draws(rng):
+    p, _, x_s, uniforms = random_step(rng, Confidence(temperature=0.0), 16)
+    drawn = (p.cumsum(-1) <= uniforms[0][..., None] * p.sum(-1, keepdims=True)).sum(-1)
+    confidence = np.take_along_axis(p, drawn[..., None], -1)[..., 0]
+    for row in range(3):
+        revealed = x_s[row] < 7
+        assert np.array_equal(x_s[row][revealed], drawn[row][revealed])
+        assert confidence[row][revealed].min() >= confidence[row][~revealed].max()
+
+
+def test_purity_chooses_in_proportion(rng):
+    """One of two pixels is revealed: how often the purer one."""
+    classes, count, numbers = 4, 40_000, np.array([0.5, 0.0], np.float32)
+    p = np.tile(np.array([[[0.85, 0.05, 0.05, 0.05], [0.25] * 4]], np.float32), (count, 1, 1))
+    x_t = Tensor(np.full((count, 2), classes, np.int32))
+    uniforms = Tensor(Purity().draw_uniforms([rng], count, 2))
+    x_s = Purity.cell(classes, 2)(Tensor(p), x_t, Tensor(numbers), uniforms).asnumpy()
+    chosen = (x_s[:, 0] < classes).sum()
+    assert ((x_s < classes).sum(-1) == 1).all()
+    assert chisquare([chosen, count - chosen], [count * 0.85 / 1.1, count * 0.25 / 1.1]).pvalue > UNLIKELY
+
+
+def test_purity_sharpens_by_the_power_it_documents(rng):
+    p = rng.dirichlet(np.ones(6), (2, 3)).astype(np.float32)
+    p[0, 0, :2] = 0  # as truncation leaves them
+    sharp = Purity.cell(6, 3).sharpened(Tensor(p), Tensor(np.array([0.5, 1.5], np.float32))).asnumpy()
+    expected = p.astype(np.float64) ** (1 + 1.5 * p.max(-1, keepdims=True))
+    assert np.allclose(sharp, expected / expected.sum(-1, keepdims=True), atol=1e-6)
+
+
+def test_halton_goes_through_a_fixed_order(rng):
+    _, _, x_s, _ = random_step(rng, Halton(), 16)
+    places = halton_places(16)
+    assert sorted(places) == list(range(16))
+    assert ((x_s < 7) == (places < 8)).all()
+    square = halton_places(64).reshape(8, 8)
+    early = square < 16  # a quarter: about as many in every quarter of the square
+    counts = [early[i : i + 4, j : j + 4].sum() for i in (0, 4) for j in (0, 4)]
+    assert max(counts) - min(counts) <= 1
+    assert sorted(halton_places(5)) == list(range(5))
+
+
+def test_ranks_and_noise(rng):
+    scores = rng.normal(size=(4, 50)).astype(np.float32)
+    assert np.array_equal(ranked(Tensor(scores)).asnumpy(), (-scores).argsort(-1).argsort(-1))
+    noise = gumbel(Tensor(np.concatenate(([0.0, 1 - 2**-24], rng.random(200_000))).astype(np.float32))).asnumpy()
+    assert np.isfinite(noise).all()
+    assert abs(noise.mean() - np.euler_gamma) < 0.01 and abs(noise.var() - np.pi**2 / 6) < 0.03
+
+
+def test_a_sampler_is_chosen_by_name_or_given(rng):
+    assert make_sampler("purity", SAMPLERS) == Purity(r=1.0)
+    assert make_sampler(Purity(r=3.0), SAMPLERS).r == 3.0
+    with pytest.raises(ValueError, match="'euler'.*ancestral, purity, confidence, halton"):
+        make_sampler("euler", SAMPLERS)
+    with pytest.raises(TypeError, match="given 3"):
+        make_sampler(3, SAMPLERS)
+
+
+def test_only_heuristics_take_more_steps_than_the_model_was_trained_with():
+    scheduler = VQDiffusionScheduler(8, 20)
+    with pytest.raises(ValueError, match="'ancestral'.*at most the 20"):
+        scheduler.set_timesteps(21)
+    scheduler.set_timesteps(50, "halton")
+    timesteps = [t for t, _, _ in scheduler.steps()]
+    assert len(timesteps) == 50 and timesteps[0] == 19 and timesteps[-1] == 0
+    assert all(a >= b for a, b in zip(timesteps, timesteps[1:]))

@@ -1,0 +1,153 @@
+"""Inpainting, outpainting, image to image."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindone_vq import VQDiffusionImg2ImgPipeline, VQDiffusionInpaintPipeline, VQDiffusionPipeline
+from mindone_vq.demo import MODEL
+from tests.tiny_pipeline import random_pipeline
+
+PROMPT = "a large red circle on a white background"
+STEPS = dict(num_inference_steps=5, generator=3)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return random_pipeline(np.random.default_rng(0))
+
+
+def editing(kind, pipe):
+    edited = kind(**pipe.components)
+    edited.set_progress_bar_config(disable=True)
+    return edited
+
+
+@pytest.fixture(scope="module")
+def inpaint(tiny):
+    return editing(VQDiffusionInpaintPipeline, tiny)
+
+
+@pytest.fixture(scope="module")
+def img2img(tiny):
+    return editing(VQDiffusionImg2ImgPipeline, tiny)
+
+
+def picture(rng, size=12):
+    return Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def half(size=12):
+    mask = np.zeros((size, size), bool)
+    mask[:, size // 2 :] = True
+    return mask
+
+
+@pytest.mark.parametrize("resample", [1, 3])
+@pytest.mark.parametrize("sampler", ["ancestral", "purity"])
+def test_pixels_outside_the_mask_are_the_originals(resample, sampler, inpaint, rng):
+    image, options = picture(rng), dict(resample=resample, sampler=sampler, **STEPS)
+    (result,) = inpaint(image, half(), PROMPT, **options)[0]
+    assert np.array_equal(np.asarray(result)[:, :6], np.asarray(image)[:, :6])
+    assert not np.array_equal(np.asarray(result)[:, 6:], np.asarray(image)[:, 6:])
+    array = inpaint(image, half(), PROMPT, output_type="np", **options)[0]
+    assert np.array_equal(array[0][:, :6], np.asarray(image, np.float32)[:, :6] / 255)
+    codes = inpaint(image, half(), PROMPT, output_type="latent", **options)[0].asnumpy().reshape(6, 6)
+    known = inpaint.encode(np.asarray(image)[None]).reshape(6, 6)
+    assert np.array_equal(codes[:, :3], known[:, :3])
+
+
+def test_known_codes_are_as_noisy_as_the_rest(inpaint, rng):
+    """At each step the share of masks among the held codes is the schedule's."""
+    images, seen = [picture(rng) for _ in range(60)], []
+
+    def see(pipe, step, t, given):
+        seen.append((given["latents"].asnumpy().reshape(60, 6, 6)[:, :, :3] == 12).mean())
+
+    inpaint(images, half(), [PROMPT] * 60, output_type="latent", num_inference_steps=5, callback_on_step_end=see)
+    schedule = inpaint.scheduler.schedule
+    expected = [schedule.masked_share(s) for s in inpaint.scheduler.chain[1:]]
+    assert np.abs(np.array(seen) - expected).max() < 0.05 and seen[-1] == 0
+
+
+def test_a_mask_of_everything_is_text_to_image(tiny, inpaint, rng):
+    expected = tiny(PROMPT, output_type="latent", **STEPS)[0].asnumpy()
+    codes = inpaint(picture(rng), np.ones((12, 12), bool), PROMPT, output_type="latent", **STEPS)[0].asnumpy()
+    assert np.array_equal(codes, expected)
+
+
+def test_a_mask_of_nothing_returns_the_picture(inpaint, rng):
+    image = picture(rng)
+    assert np.array_equal(np.asarray(inpaint(image, half() & False, PROMPT, **STEPS)[0][0]), np.asarray(image))
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "purity", "confidence", "halton"])
+def test_strength_goes_from_the_picture_to_the_prompt(sampler, tiny, img2img, rng):
+    image, options = picture(rng), dict(output_type="latent", sampler=sampler, **STEPS)
+    known = img2img.encode(np.asarray(image)[None])
+    assert np.array_equal(img2img(image, PROMPT, strength=0.0, **options)[0].asnumpy(), known)
+    expected = tiny(PROMPT, **options)[0].asnumpy()
+    assert np.array_equal(img2img(image, PROMPT, strength=1.0, **options)[0].asnumpy(), expected)
+    between = img2img(image, PROMPT, strength=0.4, **options)[0].asnumpy()
+    assert 0 < (between == known).mean() < 1
+
+
+def test_variations_need_no_prompt(img2img, rng):
+    images = [picture(rng), picture(rng)]
+    known = img2img.encode(np.stack([np.asarray(image) for image in images]))
+    varied = img2img.variations(images, strength=0.4, output_type="latent", **STEPS)[0].asnumpy()
+    assert varied.shape == known.shape and 0 < (varied == known).mean() < 1
+    assert np.array_equal(img2img.variations(images[0], strength=0.0, output_type="latent")[0].asnumpy(), known[:1])
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "purity", "confidence", "halton"])
+def test_edits_are_the_same_alone_and_in_a_batch(sampler, inpaint, rng):
+    images, seeds = [picture(rng) for _ in range(3)], [5, 6, 7]
+    options = dict(num_inference_steps=5, output_type="latent", sampler=sampler)
+    together = inpaint(images, half(), [PROMPT] * 3, generator=seeds, **options)[0].asnumpy()
+    for i, seed in enumerate(seeds):
+        alone = inpaint(images[i], half(), PROMPT, generator=[seed], **options)[0].asnumpy()
+        assert (alone[0] == together[i]).mean() >= 0.97
+    again = inpaint(images, half(), [PROMPT] * 3, generator=seeds, **options)[0].asnumpy()
+    assert np.array_equal(together, again)
+
+
+def test_other_sizes_and_modes(inpaint, rng, caplog):
+    image = picture(rng, 24).convert("RGBA")
+    mask = Image.fromarray(half(48).astype(np.uint8) * 255).convert("1")
+    (result,) = inpaint(image, mask, PROMPT, **STEPS)[0]
+    assert result.size == (12, 12)
+    assert "image is 24 x 24; the model paints 12 x 12" in caplog.text and "mask is 48 x 48" in caplog.text
+    grey = inpaint(np.asarray(picture(rng).convert("L")), half(), PROMPT, **STEPS)[0][0]
+    assert grey.size == (12, 12)
+
+
+@pytest.mark.parametrize(
+    "change, error, words",
+    [
+        (dict(image="a.png"), TypeError, "image is a PIL picture or a numpy array.*given str"),
+        (dict(image=[]), ValueError, "image is an empty list"),
+        (dict(image=np.zeros((4, 4, 2), np.uint8)), ValueError, r"\(4, 4, 2\)"),
+        (dict(image=np.full((12, 12, 3), 200.0)), ValueError, r"floats must be in \[0, 1\]"),
+        (dict(image=np.zeros((12, 12, 3), np.int64)), TypeError, "int64"),
+        (dict(image=Image.new("I;16", (12, 12))), ValueError, "'I;16'"),
+        (dict(resample=0), ValueError, "resample is 0"),
+        (dict(image=[Image.new("RGB", (12, 12))] * 3), ValueError, "3 pictures or masks for 1"),
+    ],
+)
+def test_what_is_no_picture_is_refused(change, error, words, inpaint):
+    arguments = {"image": Image.new("RGB", (12, 12)), "mask": half(), "prompt": PROMPT, **STEPS, **change}
+    with pytest.raises(error, match=words):
+        inpaint(**arguments)
+
+
+def test_a_strength_out_of_range_is_refused(img2img):
+    with pytest.raises(ValueError, match="strength is 1.2"):
+        img2img(Image.new("RGB", (12, 12)), PROMPT, strength=1.2)
+
+
+def test_folders_of_the_plain_pipeline_load_and_are_saved_as_such(tmp_path):
+    pipe = VQDiffusionInpaintPipeline.from_pretrained(MODEL)
+    pipe.save_pretrained(tmp_path)
+    assert type(VQDiffusionPipeline.from_pretrained(tmp_path)) is VQDiffusionPipeline
+    assert pipe.default_settings == VQDiffusionPipeline.from_pretrained(MODEL).default_settings
