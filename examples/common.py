@@ -5,11 +5,13 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import mindspore as ms
 from PIL import Image
 
+from mindone_vq.diffusion.samplers import SAMPLERS
+from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.pictures import enlarge, grid
 from mindone_vq.training import settings
 from mindone_vq.training.devices import connect
@@ -28,13 +30,25 @@ def parser(description: str, output: str) -> argparse.ArgumentParser:
     return result
 
 
-def text_parser(description: str, output: str) -> argparse.ArgumentParser:
-    """The options of every example that makes pictures of prompts."""
+def text_parser(description: str, output: str, sampler: bool = True) -> argparse.ArgumentParser:
+    """The options of every example that makes pictures of prompts; ``sampler``: whether that is one of them."""
     result = parser(description, output)
     result.add_argument("--model", metavar="DIR_OR_HUB_ID", help="a pipeline folder or a hub id [the bundled model]")
     result.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [the model's setting]")
     result.add_argument("--truncation-rate", type=float, help="share of probability kept [the model's setting]")
+    if sampler:
+        result.add_argument("--sampler", choices=SAMPLERS, default="ancestral", help="[%(default)s]")
+    result.add_argument("--spacing", choices=SPACINGS, default="uniform", help="of the timesteps [%(default)s]")
     return result
+
+
+def call_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What a text pipeline is called with, as ``text_parser`` has it."""
+    settings = {"num_inference_steps": options.steps}
+    for name in ("guidance_scale", "truncation_rate", "sampler", "spacing"):
+        if hasattr(options, name):
+            settings[name] = getattr(options, name)
+    return settings
 
 
 def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type:

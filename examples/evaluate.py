@@ -122,9 +122,8 @@ def generate(
         began = time.perf_counter()
         images = pipe(
             filled,
-            num_inference_steps=options.steps,
             generator=[options.seed + start + i for i in range(size)],
-            **settings,
+            **{**common.call_settings(options), **settings},
         )[0]
         seconds.append(time.perf_counter() - began)
         pictures += images[: len(batch)]

@@ -78,12 +78,12 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"--seed is {options.seed}; it must be 0 or more.")
 
 
-def find_settings(options: argparse.Namespace, model: Path) -> dict[str, float]:
-    """Steps, guidance and truncation, as given or else as the model has them."""
+def find_settings(options: argparse.Namespace, model: Path) -> dict[str, Any]:
+    """Steps, sampler, guidance and truncation, as given or else as the model has them."""
     defaults = {**PUBLISHED_SETTINGS, **check_index(VQDiffusionPipeline, model)}
     settings = settings_of_call(defaults, options.guidance_scale, options.truncation_rate)
     check_settings(**settings, num_images=options.images_per_prompt, output_type="pil", callback_steps=1)
-    return {"num_inference_steps": options.steps, **settings}
+    return {**common.call_settings(options), **settings}
 
 
 def config_of_transformer(model: Path) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def config_of_transformer(model: Path) -> dict[str, Any]:
 
 
 def make(
-    folder: PictureFolder, model: Path, settings: dict[str, float], options: argparse.Namespace, devices: Devices
+    folder: PictureFolder, model: Path, settings: dict[str, Any], options: argparse.Namespace, devices: Devices
 ) -> None:
     """This device's part of what is not there yet."""
     done = folder.done()

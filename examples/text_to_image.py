@@ -40,13 +40,11 @@ def main(arguments: list[str]) -> None:
     frames = Frames(pipe, options.steps) if options.filmstrip else None
     pictures = pipe(
         options.prompts,
-        num_inference_steps=options.steps,
         num_images_per_prompt=options.num_images,
         generator=[options.seed + i for i in range(len(options.prompts) * options.num_images)],
-        guidance_scale=options.guidance_scale,
-        truncation_rate=options.truncation_rate,
         negative_prompt=options.negative_prompt,
         callback=frames,
+        **common.call_settings(options),
     )[0]
     common.save_pictures(pictures, options.num_images, options.prompts, options.output)
     if frames:
