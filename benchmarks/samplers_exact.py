@@ -4,8 +4,8 @@
 
 Four pixels of five codes, neighbours often alike; the network's answer is computed, not learned. A step that draws
 several codes at once draws them independently: whatever the sampler, fewer steps than pixels cannot be exact. The
-distance is the total variation between 50,000 draws and the data; as many draws from the data itself have one too, which
-is the floor.
+distance is the total variation between 50,000 draws and the data; as many draws from the data itself have one too,
+which is the floor.
 """
 
 import argparse
