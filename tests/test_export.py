@@ -265,5 +265,4 @@ def test_files_for_an_npu_have_its_form(tmp_path):
             path = export_pipeline(pipe, tmp_path / target, 1)
         assert json.loads(path.read_text())["built_for"] == target
         held[target] = (tmp_path / target / "denoising_step.mindir").read_bytes()
-    for primitive in (b"FlashAttentionScore", b"LayerNorm"):
-        assert primitive in held["Ascend"] and primitive not in held["CPU"]
+    assert b"FlashAttentionScore" in held["Ascend"] and b"FlashAttentionScore" not in held["CPU"]
