@@ -105,19 +105,19 @@ class Edit:
             rows[i] = np.broadcast_to(each, (batch, each.shape[1]))
         return replace(self, codes=rows[0], known=rows[1])
 
-    def start(self, scheduler: VQDiffusionScheduler, chain: list, noise: Tensor, generators: list) -> Tensor:
+    def start(self, scheduler: VQDiffusionScheduler, chain: list, noise: Tensor, generator: Generators) -> Tensor:
         """x_t before the first step: noise, or the codes as noisy as the chain begins."""
         if self.strength == 1:
-            return self.hold(scheduler, noise, scheduler.num_train_timesteps - 1, generators)
+            return self.hold(scheduler, noise, scheduler.num_train_timesteps - 1, generator)
         if not chain:
             return Tensor(self.codes, ms.int32)
-        return scheduler.add_noise(self.codes, chain[0][0], generators)
+        return scheduler.add_noise(self.codes, chain[0][0], generator)
 
-    def hold(self, scheduler: VQDiffusionScheduler, x_s: Tensor, s: float, generators: list) -> Tensor:
+    def hold(self, scheduler: VQDiffusionScheduler, x_s: Tensor, s: float, generator: Generators) -> Tensor:
         """x_s with the known codes in their places, as the forward process would have made them."""
         if not self.known.any():
             return x_s
-        known = self.codes if s == CLEAN else scheduler.add_noise(self.codes, max(round(s), 0), generators).asnumpy()
+        known = self.codes if s == CLEAN else scheduler.add_noise(self.codes, max(round(s), 0), generator).asnumpy()
         return Tensor(np.where(self.known, known, x_s.asnumpy()).astype(np.int32))
 
 
@@ -147,12 +147,13 @@ def generate_codes(
     conditions, batch = condition.told.shape[:2]
     shape, classes = (batch, transformer.num_latent_pixels), transformer.num_vector_embeds
     generators = make_generators(call.generator, batch)
+    generator = generators[0] if len(generators) == 1 else generators  # for what is drawn outside of the sampler
     x_t = check_latents(call.latents, shape, classes)
     chain = list(scheduler.steps())
     if edit is not None:
         edit = edit.for_batch(batch)
         chain = chain[len(chain) - round(edit.strength * len(chain)) :]
-        x_t = edit.start(scheduler, chain, x_t, generators)
+        x_t = edit.start(scheduler, chain, x_t, generator)
     told = Tensor(condition.told.reshape(conditions * batch, *condition.told.shape[2:]), condition.dtype)
     step = make_step(graphs, transformer, scheduler.sampler.cell, conditions, told)
     kept = Tensor([call.truncation_rate if call.top_k is None else top_k(call.top_k)], ms.float32)
@@ -163,9 +164,9 @@ def generate_codes(
             uniforms = Tensor(scheduler.sampler.draw_uniforms(generators, *shape))
             x_s = step(x_t, t, numbers, scales, kept, uniforms)
             if edit is not None:
-                x_s = edit.hold(scheduler, x_s, s, generators)
+                x_s = edit.hold(scheduler, x_s, s, generator)
             if left:
-                x_t = scheduler.renoise(x_s, s, t, generators)
+                x_t = scheduler.renoise(x_s, s, t, generator)
         x_t = x_s
         if call.callback_on_step_end is not None:
             changed = call.callback_on_step_end(pipe, i, t, {"latents": x_t}) or {}
