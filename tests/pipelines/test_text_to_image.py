@@ -80,6 +80,7 @@ def test_the_same_seed_gives_the_same_picture_and_another_one_another(tiny):
     assert not np.array_equal(first, third)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_bit_identical_images_in_two_processes(tmp_path):
     script = (
         "import sys, numpy as np; from mindone_vq import *; from tests.shapes32_model import *\n"

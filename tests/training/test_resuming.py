@@ -122,6 +122,7 @@ def assert_same_end(folder, expected):
     assert tiny.column(folder, "step") == tiny.column(expected, "step")
 
 
+@pytest.mark.slow
 def test_text_to_image_that_was_killed_ends_as_if_it_had_not_been(text_run, tmp_path):
     settings = {**text_run, "output": tmp_path / "killed"}
     folder = settings["output"]

@@ -22,6 +22,7 @@ def codec(tmp_path_factory):
     return str(tiny.make_codec(tmp_path_factory.mktemp("codec") / "vqvae"))
 
 
+@pytest.mark.slow
 def test_captioned_pictures_are_learned_by_heart(data, codec, tmp_path):
     settings = tiny.text_settings(
         data,
