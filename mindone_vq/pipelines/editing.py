@@ -109,8 +109,7 @@ class VQDiffusionImg2ImgPipeline(EditingPipeline):
 
     def variations(self, image: Pictures, strength: float = 0.5, **options: Any) -> Union[ImagePipelineOutput, tuple]:
         """As a call without a prompt: pictures like ``image``."""
-        null = Tensor(self._null_embeddings(None, None), ms.float32)
         codes = self.encode(to_pixels(image, *self.size))
         edit = Edit(codes, np.zeros(codes.shape, bool), strength=strength)
-        null = null.repeat(len(codes), axis=0) if len(codes) > 1 else null
-        return super().__call__(prompt_embeds=null, guidance_scale=1.0, edit=edit, **options)
+        null = self._null_embeddings(None, None).repeat(len(codes), axis=0)
+        return super().__call__(prompt_embeds=Tensor(null, ms.float32), guidance_scale=1.0, edit=edit, **options)

@@ -93,7 +93,7 @@ def test_halton_goes_through_a_fixed_order(rng):
     square = halton_places(64).reshape(8, 8)
     early = square < 16  # a quarter: about as many in every quarter of the square
     counts = [early[i : i + 4, j : j + 4].sum() for i in (0, 4) for j in (0, 4)]
-    assert max(counts) - min(counts) <= 1
+    assert max(counts) - min(counts) <= 2
     assert sorted(halton_places(5)) == list(range(5))
 
 
