@@ -18,15 +18,17 @@ def rate(value):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.5])
 def test_guidance_extrapolates(scale, rng):
     conditional, null = log_probabilities(rng, (2, 5, 7)), log_probabilities(rng, (2, 5, 7))
-    guided = guide(Tensor(conditional), Tensor(null), rate(scale)).asnumpy()
+    guided = guide(Tensor(null), [Tensor(conditional)], rate(scale).reshape(1)).asnumpy()
     expected = null + scale * (conditional.astype(np.float64) - null)
     assert np.allclose(guided, expected, rtol=1e-6, atol=1e-5)
 
 
 def test_guidance_of_one_is_the_conditional_and_of_zero_the_null(rng):
     conditional, null = log_probabilities(rng, (1, 5, 7)), log_probabilities(rng, (1, 5, 7))
-    assert np.allclose(guide(Tensor(conditional), Tensor(null), rate(1.0)).asnumpy(), conditional, atol=1e-5)
-    assert np.allclose(guide(Tensor(conditional), Tensor(null), rate(0.0)).asnumpy(), null, atol=1e-5)
+    assert np.allclose(
+        guide(Tensor(null), [Tensor(conditional)], rate(1.0).reshape(1)).asnumpy(), conditional, atol=1e-5
+    )
+    assert np.allclose(guide(Tensor(null), [Tensor(conditional)], rate(0.0).reshape(1)).asnumpy(), null, atol=1e-5)
 
 
 def test_probabilities_have_a_floor_and_none_is_subnormal(rng):

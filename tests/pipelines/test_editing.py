@@ -97,7 +97,9 @@ def test_variations_need_no_prompt(img2img, rng):
     known = img2img.encode(np.stack([np.asarray(image) for image in images]))
     varied = img2img.variations(images, strength=0.4, output_type="latent", **STEPS)[0].asnumpy()
     assert varied.shape == known.shape and 0 < (varied == known).mean() < 1
-    assert np.array_equal(img2img.variations(images[0], strength=0.0, output_type="latent")[0].asnumpy(), known[:1])
+    assert np.array_equal(
+        img2img.variations(images[0], strength=0.0, output_type="latent", **STEPS)[0].asnumpy(), known[:1]
+    )
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "purity", "confidence", "halton"])
