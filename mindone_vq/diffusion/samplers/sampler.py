@@ -102,7 +102,7 @@ def ranked(scores: Tensor) -> Tensor:
 def gumbel(uniforms: Tensor) -> Tensor:
     """Standard Gumbel noise from numbers in [0, 1)."""
     # log1p because MindSpore's logarithm on a CPU is 0 just below 1
-    return -ops.log(-ops.log1p(ops.maximum(uniforms, 2.0**-25) - 1.0))
+    return -ops.log(-ops.log1p(ops.maximum(uniforms, 2.0**-23) - 1.0))
 
 
 def staying_share(schedule: TransitionSchedule, t: float, s: float) -> float:
