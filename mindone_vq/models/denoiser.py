@@ -49,14 +49,7 @@ class DiscreteDenoiser(PretrainedCell):
         self.out = nn.Dense(inner_dim, num_vector_embeds - 1)
 
     def hidden_states(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
-        """What the last block gives, (batch, pixels, dim); the arguments are those of ``logits``."""
-        hidden_states = self.latent_image_embedding(x_t)
-        for block in self.transformer_blocks:
-            hidden_states = block(hidden_states, condition, timestep)
-        return hidden_states
-
-    def logits(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
-        """Log probabilities of the codes of the clean picture up to a constant for each pixel, classes last.
+        """What the last block gives.
 
         Args:
             x_t: (batch, pixels) integers; the mask is class ``num_vector_embeds - 1``.
@@ -64,13 +57,24 @@ class DiscreteDenoiser(PretrainedCell):
             timestep: (batch,) integers.
 
         Returns:
-            (batch, pixels, classes), float32; ``classes`` does not include the mask.
+            (batch, pixels, dim).
         """
-        return self.out(self.norm_out(self.hidden_states(x_t, condition, timestep))).astype(ms.float32)
+        hidden_states = self.latent_image_embedding(x_t)
+        for block in self.transformer_blocks:
+            hidden_states = block(hidden_states, condition, timestep)
+        return hidden_states
 
     def log_p_x_0(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
-        """Log probabilities; the arguments and the shape are those of ``logits``."""
-        return ops.log_softmax(self.logits(x_t, condition, timestep), axis=-1)
+        """Log probabilities of the codes of the clean picture, classes last.
+
+        Args:
+            x_t, condition, timestep: as ``hidden_states`` takes them.
+
+        Returns:
+            (batch, pixels, classes), float32; ``classes`` does not include the mask.
+        """
+        logits = self.out(self.norm_out(self.hidden_states(x_t, condition, timestep)))
+        return ops.log_softmax(logits.astype(ms.float32), axis=-1)
 
     def classes_first(
         self, x_t: Tensor, condition: Optional[Tensor], timestep: Union[Tensor, int], return_dict: bool

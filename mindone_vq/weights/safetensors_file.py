@@ -38,6 +38,7 @@ TYPE_NAMES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+OUR_NAMES = {theirs: ours for ours, theirs in TYPE_NAMES.items()}
 MAX_HEADER = 100_000_000  # bytes; the library reads no longer one
 
 
@@ -67,14 +68,14 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 def _tensor(path: Path, key: str, entry: dict[str, Any], start: int) -> LazyTensor:
     """What the header says of one tensor; the tensors begin at ``start``."""
-    names = {theirs: ours for ours, theirs in TYPE_NAMES.items()}
-    if entry["dtype"] not in names:
+    if entry["dtype"] not in OUR_NAMES:
         raise ValueError(f"{path}: {key} has elements of type {entry['dtype']}, which are not read.")
-    dtype, shape, offset = names[entry["dtype"]], tuple(entry["shape"]), start + entry["data_offsets"][0]
+    dtype, shape, offset = OUR_NAMES[entry["dtype"]], tuple(entry["shape"]), start + entry["data_offsets"][0]
+    size = math.prod(shape)
 
     def read() -> np.ndarray:
-        stored = np.fromfile(path, STORED_AS[dtype], math.prod(shape), offset=offset)
-        if stored.size != math.prod(shape):
+        stored = np.fromfile(path, STORED_AS[dtype], size, offset=offset)
+        if stored.size != size:
             raise ValueError(f"{path} became shorter while it was read: {key} is not whole.")
         return stored.reshape(shape)
 
