@@ -23,11 +23,23 @@ def cosine(schedule: TransitionSchedule, part: np.ndarray) -> np.ndarray:
     return _at_share(schedule, np.cos(np.pi / 2 * part))
 
 
+def square(schedule: TransitionSchedule, part: np.ndarray) -> np.ndarray:
+    """As ``cosine``, with 1 - part^2."""
+    return _at_share(schedule, 1 - part**2)
+
+
+def cubic(schedule: TransitionSchedule, part: np.ndarray) -> np.ndarray:
+    """As ``cosine``, with 1 - part^3."""
+    return _at_share(schedule, 1 - part**3)
+
+
 # name -> from the part of the way that is done, 0 to 1, to timesteps
 SPACINGS: dict[str, Callable[[TransitionSchedule, np.ndarray], np.ndarray]] = {
     "uniform": uniform,
     "masked": masked,
     "cosine": cosine,
+    "square": square,
+    "cubic": cubic,
 }
 
 

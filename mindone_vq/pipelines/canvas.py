@@ -10,6 +10,7 @@ from mindone_vq.weights.pretrained import logger
 
 Picture = Union[Image.Image, np.ndarray]
 Pictures = Union[Picture, Sequence[Picture]]
+CHANNELS = (1, 3, 4)  # an array's last axis, where it is one of colours
 
 
 def to_pixels(pictures: Pictures, height: int, width: int, name: str = "image") -> np.ndarray:
@@ -27,9 +28,16 @@ def to_pixels(pictures: Pictures, height: int, width: int, name: str = "image") 
 
 
 def to_mask(masks: Pictures, height: int, width: int, name: str = "mask") -> np.ndarray:
-    """Masks of any size and mode -> (batch, height, width) booleans: what is white, 1 or True is to be painted."""
+    """Masks of any size and mode -> (batch, height, width) booleans: what is white, 1 or True is to be painted.
+
+    Integers that are all 0 or 1 are taken for no and yes, not for two shades of black.
+    """
+    if isinstance(masks, np.ndarray) and masks.ndim == 3 and masks.shape[-1] not in CHANNELS:
+        masks = list(masks)
     rows = []
     for each in _listed(masks, name):
+        if isinstance(each, np.ndarray) and each.dtype.kind in "iu" and each.size and set(np.unique(each)) <= {0, 1}:
+            each = each.astype(bool)
         grey = _to_rgb(each, name).convert("L")
         rows.append(_fitted(grey, height, width, name, Image.NEAREST) >= 128)
     return np.stack(rows)
@@ -108,7 +116,7 @@ def _to_rgb(picture: Picture, name: str) -> Image.Image:
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)) or not array.size:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in CHANNELS) or not array.size:
         raise ValueError(
             f"{name} has shape {array.shape}; expected (H, W), (H, W, 3) or (H, W, 4), or a batch of them."
         )

@@ -121,7 +121,8 @@ class VQDiffusionPipeline(Pipeline):
             sampler: how a step is drawn: "ancestral", the chain itself; or, heuristics for few steps, "purity",
                 "confidence" or "halton"; or one of their classes in ``mindone_vq.diffusion.samplers``, with other
                 settings.
-            spacing: which timesteps: "uniform", "masked" (evenly in the share of masked pixels) or "cosine".
+            spacing: which timesteps: "uniform"; "masked", evenly in the share of masked pixels; or "cosine", "square",
+                "cubic", few pixels first and many in the end.
             top_k: keep so many of the likeliest classes at each pixel, instead of ``truncation_rate``.
             guidance_schedule: "constant"; "linear": guidance grows from none to ``guidance_scale`` along the chain;
                 (low, high): only where t / T lies between, 1 is all masked.

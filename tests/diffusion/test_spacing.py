@@ -23,13 +23,15 @@ def test_other_chains_may_be_longer(name):
 
 
 def test_spacings_are_what_they_say():
-    shares = [[SCHEDULE.masked_share(t) for t in spaced(name, SCHEDULE, 10, whole=False)] for name in SPACINGS]
     done = np.arange(11) / 10
+    expected = {"masked": 1 - done, "cosine": np.cos(np.pi / 2 * done), "square": 1 - done**2, "cubic": 1 - done**3}
+    for name, shares in expected.items():
+        found = [SCHEDULE.masked_share(t) for t in spaced(name, SCHEDULE, 10, whole=False)]
+        assert np.allclose(found, SCHEDULE.mask[-1] * shares, atol=1e-9), name
     assert np.allclose(np.diff(spaced("uniform", SCHEDULE, 10, whole=False)), -10)
-    assert np.allclose(shares[1], SCHEDULE.mask[-1] * (1 - done))
-    assert np.allclose(shares[2], SCHEDULE.mask[-1] * np.cos(np.pi / 2 * done), atol=1e-9)
+    assert set(SPACINGS) == {"uniform", *expected}
 
 
 def test_an_unknown_spacing_is_refused():
-    with pytest.raises(ValueError, match="'karras'.*uniform, masked, cosine"):
+    with pytest.raises(ValueError, match="'karras'.*uniform, masked, cosine, square, cubic"):
         spaced("karras", SCHEDULE, 10, whole=True)

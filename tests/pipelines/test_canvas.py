@@ -35,6 +35,14 @@ def test_a_code_is_unknown_if_one_of_its_pixels_is(rng):
     assert np.array_equal(to_mask(mask[0], 8, 12), mask)
 
 
+@pytest.mark.parametrize("as_mask", [lambda m: m.astype(np.uint8), lambda m: m * 1.0, lambda m: m * np.uint8(255)])
+def test_masks_are_no_and_yes_in_any_type(as_mask, rng):
+    masks = rng.random((2, 8, 12)) < 0.5
+    assert np.array_equal(to_mask(as_mask(masks), 8, 12), masks)
+    assert np.array_equal(to_mask(as_mask(masks[0]), 8, 12), masks[:1])
+    assert np.array_equal(to_mask(as_mask(masks[..., None]), 8, 12), masks)
+
+
 def test_a_shift_of_the_colours_leaves_no_seam():
     """A smooth picture painted too dark: the step at the edge of the mask goes, and outside nothing changes."""
     smooth = np.linspace(0.3, 0.6, 32)[None, :, None] * np.ones((32, 1, 3))
