@@ -56,8 +56,34 @@ class Pipeline:
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts by name: ``type(pipe)(**pipe.components)`` is a second pipeline over the same weights."""
+        """The parts by name: ``type(pipe)(**pipe.components)`` is a second pipeline over the same weights.
+
+        It begins with ``PUBLISHED_SETTINGS``; ``from_pipe`` takes over the settings too.
+        """
         return {name: getattr(self, name) for name in self.component_classes}
+
+    @classmethod
+    def from_pipe(cls, pipeline: "Pipeline", **changed: Any) -> "Pipeline":
+        """A pipeline over the same weights, compiled graphs and settings: such as one that edits, of one that draws.
+
+        Args:
+            pipeline: of the same components.
+            changed: components to have in place of those, by name.
+
+        Raises:
+            TypeError: ``pipeline`` has other components.
+        """
+        if not isinstance(pipeline, Pipeline) or pipeline.component_classes.keys() != cls.component_classes.keys():
+            raise TypeError(
+                f"A {cls.__name__} consists of {', '.join(cls.component_classes)}; it cannot be made of a "
+                f"{type(pipeline).__name__}."
+            )
+        made = cls(**{**pipeline.components, **changed})
+        made.default_settings = dict(pipeline.default_settings)
+        made.set_progress_bar_config(**pipeline._progress_bar_config)
+        if not changed:
+            made._graphs = pipeline._graphs
+        return made
 
     @property
     def dtype(self) -> ms.Type:

@@ -1,6 +1,7 @@
 """Pictures that are there already, changed: VQDiffusionInpaintPipeline and VQDiffusionImg2ImgPipeline.
 
-Both take the components, and the folders, of a VQDiffusionPipeline: ``VQDiffusionInpaintPipeline(**pipe.components)``.
+Both have the components of a VQDiffusionPipeline, and load its folders; ``VQDiffusionInpaintPipeline.from_pipe(pipe)`` is
+one over the weights of a pipeline that is there.
 """
 
 from typing import Any, Union
@@ -108,7 +109,12 @@ class VQDiffusionImg2ImgPipeline(EditingPipeline):
         return super().__call__(prompt, edit=edit, **options)
 
     def variations(self, image: Pictures, strength: float = 0.5, **options: Any) -> Union[ImagePipelineOutput, tuple]:
-        """As a call without a prompt: pictures like ``image``."""
+        """Pictures like ``image``: as a call with the null text for a prompt.
+
+        Args:
+            image, strength: as in a call.
+            options: likewise, but for ``guidance_scale`` and what has to do with prompts.
+        """
         codes = self.encode(to_pixels(image, *self.size))
         edit = Edit(codes, np.zeros(codes.shape, bool), strength=strength)
         null = self._null_embeddings(None, None).repeat(len(codes), axis=0)

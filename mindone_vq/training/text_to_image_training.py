@@ -139,7 +139,7 @@ def _with_learned_null_text(pipe: VQDiffusionPipeline) -> VQDiffusionPipeline:
     _, length, hidden_size = empty.shape
     null_text = LearnedClassifierFreeSamplingEmbeddings(True, hidden_size, length)
     null_text.embeddings.set_data(empty[0])
-    return VQDiffusionPipeline(**{**pipe.components, "learned_classifier_free_sampling_embeddings": null_text})
+    return VQDiffusionPipeline.from_pipe(pipe, learned_classifier_free_sampling_embeddings=null_text)
 
 
 class TextToImageTraining(Training):

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindone_vq import VQDiffusionImg2ImgPipeline, VQDiffusionInpaintPipeline, VQDiffusionPipeline
+from mindone_vq import (
+    UnconditionalPipeline,
+    VQDiffusionImg2ImgPipeline,
+    VQDiffusionInpaintPipeline,
+    VQDiffusionPipeline,
+    VQDiffusionScheduler,
+)
 from mindone_vq.demo import MODEL
 from tests.tiny_pipeline import random_pipeline
 
@@ -17,20 +23,14 @@ def tiny():
     return random_pipeline(np.random.default_rng(0))
 
 
-def editing(kind, pipe):
-    edited = kind(**pipe.components)
-    edited.set_progress_bar_config(disable=True)
-    return edited
-
-
 @pytest.fixture(scope="module")
 def inpaint(tiny):
-    return editing(VQDiffusionInpaintPipeline, tiny)
+    return VQDiffusionInpaintPipeline.from_pipe(tiny)
 
 
 @pytest.fixture(scope="module")
 def img2img(tiny):
-    return editing(VQDiffusionImg2ImgPipeline, tiny)
+    return VQDiffusionImg2ImgPipeline.from_pipe(tiny)
 
 
 def picture(rng, size=12):
@@ -146,6 +146,20 @@ def test_what_is_no_picture_is_refused(change, error, words, inpaint):
 def test_a_strength_out_of_range_is_refused(img2img):
     with pytest.raises(ValueError, match="strength is 1.2"):
         img2img(Image.new("RGB", (12, 12)), PROMPT, strength=1.2)
+
+
+def test_from_pipe_takes_over_weights_graphs_and_settings(tiny, monkeypatch):
+    monkeypatch.setitem(tiny.default_settings, "guidance_scale", 1.7)
+    made = VQDiffusionInpaintPipeline.from_pipe(tiny)
+    assert made.default_settings["guidance_scale"] == 1.7 and made.default_settings is not tiny.default_settings
+    assert made.transformer is tiny.transformer and made._graphs is tiny._graphs
+    scheduler = VQDiffusionScheduler(13, 5)
+    changed = VQDiffusionInpaintPipeline.from_pipe(tiny, scheduler=scheduler)
+    assert changed.scheduler is scheduler and tiny.scheduler is not scheduler
+    with pytest.raises(TypeError, match="cannot be made of a UnconditionalPipeline"):
+        VQDiffusionInpaintPipeline.from_pipe(object.__new__(UnconditionalPipeline))
+    with pytest.raises(TypeError, match="cannot be made of a dict"):
+        VQDiffusionInpaintPipeline.from_pipe(tiny.components)
 
 
 def test_folders_of_the_plain_pipeline_load_and_are_saved_as_such(tmp_path):
