@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50, help="[%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the cases [%(default)s]")
     parser.add_argument("--steps", type=int, nargs="+", default=[16, 100], help="[%(default)s]")
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=["ancestral", "purity"], help="[%(default)s]")
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="[all]")
     parser.add_argument("--resample", type=int, nargs="+", default=[1, 3], help="[%(default)s]")
     options = parser.parse_args()
     pipe = VQDiffusionInpaintPipeline.from_pretrained(MODEL)
@@ -82,7 +82,8 @@ def painted(pipe, pictures, masks, scenes, batch, settings) -> tuple[list[np.nda
         part = slice(start, start + batch)
         prompts = [caption(scene) for scene in scenes[part]]
         seeds = list(range(start, start + len(prompts)))
-        found += [np.asarray(each) for each in pipe(pictures[part], masks[part], prompts, generator=seeds, **settings)[0]]
+        results = pipe(pictures[part], masks[part], prompts, generator=seeds, **settings)[0]
+        found += [np.asarray(result) for result in results]
     kept = [
         np.array_equal(each[~mask], np.asarray(picture)[~mask]) for each, mask, picture in zip(found, masks, pictures)
     ]

@@ -11,6 +11,7 @@ the sides take turns, each in a process of its own, and needs a quiet machine.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 from collections.abc import Iterator
@@ -108,10 +109,11 @@ def accuracy(options: argparse.Namespace) -> None:
 def plot(options: argparse.Namespace) -> None:
     from matplotlib import pyplot as plt
 
+    results = json.loads(options.output.read_text(encoding="utf-8"))
     curves: dict[str, dict[int, float]] = {}
-    for key, found in json.loads(options.output.read_text(encoding="utf-8")).items():
-        name, steps = key.rsplit(" ", 1)
-        curves.setdefault(name, {})[int(steps)] = (found["one"] + found["two"]) / found["count"]
+    for name, steps in itertools.product([*OURS, DIFFUSERS], STEPS):
+        if found := results.get(f"{name} {steps}"):
+            curves.setdefault(name, {})[steps] = (found["one"] + found["two"]) / found["count"]
     rows = [[name, *(f"{curve[n]:.1%}" if n in curve else "" for n in STEPS)] for name, curve in curves.items()]
     print(turns.table(["pictures as asked for, at so many steps", *map(str, STEPS)], rows))
     for name, curve in curves.items():

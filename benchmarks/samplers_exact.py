@@ -26,11 +26,11 @@ SAMPLERS = {
     "ancestral": Ancestral(),
     "purity, r = 1": Purity(),
     "purity, r = 0": Purity(r=0.0),
-    "confidence, temperature 4.5": Confidence(),
-    "confidence, temperature 1": Confidence(temperature=1.0),
+    "confidence, temperature 0.5": Confidence(),
+    "confidence, temperature 4.5": Confidence(temperature=4.5),
     "halton": Halton(),
 }
-STEPS = [1, 2, 4, 8, 16, 32, 100]
+STEPS = [1, 2, 3, 4, 8, 16, 32, 100]
 
 
 def distance(counts: np.ndarray, data: np.ndarray) -> float:
@@ -57,7 +57,9 @@ def main() -> None:
     print(f"\nDraws from the data themselves: {floor:.3f}.")
     plt.axhline(floor, color="gray", linestyle=":", label="draws from the data")
     plt.xscale("log")
-    plt.yscale("log")
+    plt.xticks(STEPS, map(str, STEPS))
+    plt.minorticks_off()
+    plt.ylim(bottom=0)
     plt.xlabel("steps")
     plt.ylabel("total variation from the data")
     plt.legend()

@@ -12,6 +12,8 @@ GuidanceSchedule = Union[str, tuple[float, float]]
 LOG_FLOOR = -70.0
 # Halvings of the logarithm of an interval that spans ten powers of e or so, until nothing fits in between.
 HALVINGS = 28
+# No draw with float32 can tell such a probability from 0; and its square is still a normal number.
+NEGLIGIBLE = 1e-18
 
 
 def guide(null: Tensor, conditional: Sequence[Tensor], scales: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ def stays(p_x_0: Tensor, truncation_rate: Tensor) -> Tensor:
     weights = ops.where(counts, ops.ones_like(p), p)
     enough = ops.where(counts, truncation_rate - 1.0, truncation_rate)
     high = ops.ones_like(p[:, :1])
-    low = high * ops.maximum((1.0 - truncation_rate) / (2 * classes), 1e-30)
+    low = high * ops.maximum((1.0 - truncation_rate) / (2 * classes), NEGLIGIBLE)
     for _ in range(HALVINGS):
         middle = ops.sqrt(low * high)
         is_above = (p > ops.tile(middle, (1, classes))).astype(ms.float32)
@@ -106,7 +108,10 @@ def stays(p_x_0: Tensor, truncation_rate: Tensor) -> Tensor:
 
 
 def top_k(k: int) -> float:
-    """What ``stays`` takes to keep the k likeliest classes, and those as likely as the last of them."""
+    """What ``stays`` takes to keep the k likeliest classes, and those as likely as the last of them.
+
+    Of what is less likely than ``NEGLIGIBLE`` none is kept.
+    """
     return k + 0.5
 
 

@@ -108,8 +108,13 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
 
     def steps(self) -> Iterator[tuple[int, float, Tensor]]:
         """The chain, step by step: the timestep for the network, the timestep jumped to, the sampler's numbers."""
-        for t, s in zip(self.chain, self.chain[1:]):
-            yield max(round(t), 0), s, Tensor(self.sampler.numbers(self.schedule, t, s))
+        for i, (t, s) in enumerate(zip(self.chain, self.chain[1:])):
+            yield max(round(t), 0), s, self._numbers(i)
+
+    def _numbers(self, place: int) -> Tensor:
+        """The sampler's, of the step that begins at that place of the chain."""
+        t, s = self.chain[place : place + 2]
+        return Tensor(self.sampler.numbers(self.schedule, t, s, len(self.chain) - 1 - place))
 
     def previous_timestep(self, timestep: float) -> float:
         """The timestep that the chain jumps to from ``timestep``; ``CLEAN`` from the last."""
@@ -164,8 +169,7 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         batch, pixels = sample.shape
         uniforms = Tensor(self.sampler.draw_uniforms(make_generators(generator, batch), batch, pixels))
         log_p_x_0 = model_output.astype(ms.float32).transpose(0, 2, 1)  # (batch, pixels, classes)
-        timestep = self.chain[self._place(timestep)]
-        numbers = Tensor(self.sampler.numbers(self.schedule, timestep, self.previous_timestep(timestep)))
+        numbers = self._numbers(self._place(timestep))
         step = self.sampler.cell(self.mask_class, pixels)
         prev_sample = step(ops.exp(log_p_x_0), sample.astype(ms.int32), numbers, uniforms)
         if not return_dict:

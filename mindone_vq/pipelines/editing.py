@@ -1,7 +1,7 @@
 """Pictures that are there already, changed: VQDiffusionInpaintPipeline and VQDiffusionImg2ImgPipeline.
 
-Both have the components of a VQDiffusionPipeline, and load its folders; ``VQDiffusionInpaintPipeline.from_pipe(pipe)`` is
-one over the weights of a pipeline that is there.
+Both have the components of a VQDiffusionPipeline, and load its folders; ``VQDiffusionInpaintPipeline.from_pipe(pipe)``
+is one over the weights of a pipeline that is there.
 """
 
 from typing import Any, Union

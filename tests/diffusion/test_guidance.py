@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from mindone_vq.diffusion.guidance import LOG_FLOOR, guide, probabilities, stays, truncate
+from mindone_vq.diffusion.guidance import LOG_FLOOR, NEGLIGIBLE, guide, probabilities, scale_at, stays, top_k, truncate
 
 
 def log_probabilities(rng, shape):
@@ -29,6 +29,34 @@ def test_guidance_of_one_is_the_conditional_and_of_zero_the_null(rng):
         guide(Tensor(null), [Tensor(conditional)], rate(1.0).reshape(1)).asnumpy(), conditional, atol=1e-5
     )
     assert np.allclose(guide(Tensor(null), [Tensor(conditional)], rate(0.0).reshape(1)).asnumpy(), null, atol=1e-5)
+
+
+def test_several_conditions_are_composed(rng):
+    null, first, second = (log_probabilities(rng, (2, 5, 7)) for _ in range(3))
+    scales = Tensor(np.array([1.5, -0.4], np.float32))
+    guided = guide(Tensor(null), [Tensor(first), Tensor(second)], scales).asnumpy()
+    expected = null + 1.5 * (first.astype(np.float64) - null) - 0.4 * (second.astype(np.float64) - null)
+    assert np.allclose(guided, expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "schedule, expected",
+    [
+        ("constant", [5.0, 5.0, 5.0, 5.0]),
+        ("linear", [1.0, 2.0, 4.0, 5.0]),
+        ((0.25, 1.0), [5.0, 5.0, 5.0, 1.0]),
+        ([0.5, 0.8], [1.0, 5.0, 1.0, 1.0]),
+    ],
+)
+def test_guidance_goes_along_the_chain(schedule, expected):
+    """From the noisy end to the clean one."""
+    assert [scale_at(schedule, 5.0, time) for time in (1.0, 0.75, 0.25, 0.0)] == expected
+
+
+@pytest.mark.parametrize("schedule", ["cosine", (0.5,), (0.8, 0.5), (-0.1, 0.5), 3])
+def test_other_guidance_schedules_are_refused(schedule):
+    with pytest.raises(ValueError, match="guidance_schedule is"):
+        scale_at(schedule, 5.0, 0.5)
 
 
 def test_probabilities_have_a_floor_and_none_is_subnormal(rng):
@@ -61,6 +89,16 @@ def test_truncation_agrees_with_sorting(classes, sharpness, share, rng):
     assert np.array_equal(kept[clear], (before < share)[clear])
     assert clear.mean() > 0.5 or share in (1e-6, 0.999999)
     assert np.take_along_axis(kept, p.argmax(-1)[..., None], -1).all()
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 3.0, 30.0])
+@pytest.mark.parametrize("k, classes", [(1, 2), (1, 300), (3, 5), (7, 300), (300, 300), (400, 300)])
+def test_the_k_likeliest_stay(k, classes, sharpness, rng):
+    p = np.exp(sharpness * rng.standard_normal((2, 20, classes)))
+    p = (p / p.sum(-1, keepdims=True)).astype(np.float32)
+    least = np.sort(p, -1)[..., -min(k, classes)]
+    expected = (p >= least[..., None]) & (p > NEGLIGIBLE)
+    assert np.array_equal(stays(Tensor(p), rate(top_k(k))).asnumpy(), expected)
 
 
 def test_equal_probabilities_stay_or_go_together():

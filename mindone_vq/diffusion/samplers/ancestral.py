@@ -33,5 +33,5 @@ class Ancestral(Sampler):
     cell = AncestralStep
     is_exact = True
 
-    def numbers(self, schedule: TransitionSchedule, t: float, s: float) -> np.ndarray:
+    def numbers(self, schedule: TransitionSchedule, t: float, s: float, left: int) -> np.ndarray:
         return schedule.jump(int(t), int(s))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindone_vq.diffusion.samplers.sampler import Reveal, Sampler, gumbel, staying_share
+from mindone_vq.diffusion.samplers.sampler import Reveal, Sampler, gumbel, pace
 from mindone_vq.diffusion.schedule import TransitionSchedule
 
 
@@ -15,7 +15,7 @@ class ConfidenceStep(Reveal):
     def scores(self, p_x_0: Tensor, drawn: Tensor, numbers: Tensor, uniforms: Tensor) -> Tensor:
         """log p(drawn) + temperature * Gumbel noise."""
         p = ops.gather_elements(p_x_0, 2, drawn.expand_dims(-1))[:, :, 0]  # (batch, pixels)
-        return ops.log(ops.maximum(p, 1e-30)) + numbers[1] * gumbel(uniforms[1])
+        return ops.log(ops.maximum(p, 1e-30)) + numbers[2] * gumbel(uniforms[1])
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ class Confidence(Sampler):
     cell = ConfidenceStep
     uniforms = 2
 
-    def numbers(self, schedule: TransitionSchedule, t: float, s: float) -> np.ndarray:
-        return np.array([staying_share(schedule, t, s), self.temperature * schedule.masked_share(s)], np.float32)
+    def numbers(self, schedule: TransitionSchedule, t: float, s: float, left: int) -> np.ndarray:
+        return np.array([*pace(schedule, s, left), self.temperature * schedule.masked_share(s)], np.float32)

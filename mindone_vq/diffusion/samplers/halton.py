@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindone_vq.diffusion.samplers.sampler import Reveal, Sampler, staying_share
+from mindone_vq.diffusion.samplers.sampler import Reveal, Sampler, pace
 from mindone_vq.diffusion.schedule import TransitionSchedule
 
 
@@ -29,8 +29,8 @@ class Halton(Sampler):
     cell = HaltonStep
     uniforms = 1
 
-    def numbers(self, schedule: TransitionSchedule, t: float, s: float) -> np.ndarray:
-        return np.array([staying_share(schedule, t, s)], np.float32)
+    def numbers(self, schedule: TransitionSchedule, t: float, s: float, left: int) -> np.ndarray:
+        return np.array([*pace(schedule, s, left)], np.float32)
 
 
 def halton_places(pixels: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindone_vq.diffusion.samplers.sampler import Reveal, Sampler, gumbel, staying_share
+from mindone_vq.diffusion.samplers.sampler import Reveal, Sampler, gumbel, pace
 from mindone_vq.diffusion.schedule import CLEAN, TransitionSchedule
 
 
@@ -14,7 +14,7 @@ class PurityStep(Reveal):
 
     def sharpened(self, p_x_0: Tensor, numbers: Tensor) -> Tensor:
         """p(x_0) to the power 1 + r purity."""
-        exponent = 1.0 + numbers[1] * p_x_0.max(axis=-1, keepdims=True)
+        exponent = 1.0 + numbers[2] * p_x_0.max(axis=-1, keepdims=True)
         log_p = ops.log(ops.maximum(p_x_0, 1e-30)) * exponent
         return ops.softmax(log_p, axis=-1) * (p_x_0 > 0).astype(p_x_0.dtype)
 
@@ -36,5 +36,5 @@ class Purity(Sampler):
     cell = PurityStep
     uniforms = 2
 
-    def numbers(self, schedule: TransitionSchedule, t: float, s: float) -> np.ndarray:
-        return np.array([staying_share(schedule, t, s), 0.0 if s == CLEAN else self.r], np.float32)
+    def numbers(self, schedule: TransitionSchedule, t: float, s: float, left: int) -> np.ndarray:
+        return np.array([*pace(schedule, s, left), 0.0 if s == CLEAN else self.r], np.float32)

@@ -28,12 +28,13 @@ class Sampler:
     uniforms: ClassVar[int] = 0
     is_exact: ClassVar[bool] = False
 
-    def numbers(self, schedule: TransitionSchedule, t: float, s: float) -> np.ndarray:
+    def numbers(self, schedule: TransitionSchedule, t: float, s: float, left: int) -> np.ndarray:
         """What the cell needs to know about the jump from t to s: float32, always of the same length.
 
         Args:
             schedule: of the forward process.
             t, s: timesteps, whole ones where ``is_exact``; -1 is the clean picture.
+            left: steps to the clean picture, this one among them.
         """
         raise NotImplementedError
 
@@ -47,7 +48,8 @@ class Sampler:
 class Reveal(nn.Cell):
     """Draws codes for the masked pixels and keeps some of them; a pixel that has a code keeps it.
 
-    A subclass says which come first.
+    As many stay masked as the schedule says, but one at least gets its code where more are masked than there are steps
+    left. A subclass says which come first.
 
     Args:
         classes: without the mask.
@@ -64,7 +66,7 @@ class Reveal(nn.Cell):
         Args:
             p_x_0: (batch, pixels, classes) float32, of any sum.
             x_t: (batch, pixels) int32.
-            numbers: from ``Sampler.numbers``; the first is the share of the masked pixels that stay masked.
+            numbers: from ``Sampler.numbers``; the first are those of ``pace``.
             uniforms: (uniforms, batch, pixels) float32 in [0, 1).
 
         Returns:
@@ -75,7 +77,8 @@ class Reveal(nn.Cell):
         is_mask = x_t == self.mask_class
         masked = is_mask.astype(p_x_0.dtype)
         count = masked.sum(-1, keepdims=True)  # (batch, 1)
-        revealed = count - ops.floor(count * numbers[0] + ROUNDING)
+        at_least = (count >= numbers[1]).astype(count.dtype)
+        revealed = ops.maximum(count - ops.floor(x_t.shape[1] * numbers[0] + 0.5), at_least)
         ranks = ranked(self.scores(p_x_0, drawn, numbers, uniforms) + (1.0 - masked) * NEVER)
         return ops.where(ops.logical_and(is_mask, ranks < revealed), drawn, x_t)
 
@@ -89,7 +92,6 @@ class Reveal(nn.Cell):
 
 
 NEVER = -1e30
-ROUNDING = 1e-3  # a share that makes a whole number must not lose a pixel to rounding
 
 
 def ranked(scores: Tensor) -> Tensor:
@@ -105,9 +107,9 @@ def gumbel(uniforms: Tensor) -> Tensor:
     return -ops.log(-ops.log1p(ops.maximum(uniforms, 2.0**-23) - 1.0))
 
 
-def staying_share(schedule: TransitionSchedule, t: float, s: float) -> float:
-    """Of the pixels masked at t, the share masked at s."""
-    return schedule.masked_share(s) / schedule.masked_share(t)
+def pace(schedule: TransitionSchedule, s: float, left: int) -> tuple[float, float]:
+    """What ``Reveal`` counts by: the share of a picture's pixels that is masked at s, and the steps left."""
+    return schedule.masked_share(s), left
 
 
 def make_sampler(sampler: Union[str, Sampler], known: Mapping[str, type[Sampler]]) -> Sampler:
