@@ -10,6 +10,7 @@ from mindspore import Tensor
 
 from mindone_vq.diffusion.guidance import GuidanceSchedule, scale_at, top_k
 from mindone_vq.diffusion.samplers import Sampler
+from mindone_vq.diffusion.samplers.sampler import LEAVE
 from mindone_vq.diffusion.sampling import Generators, make_generators
 from mindone_vq.diffusion.schedule import CLEAN
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
@@ -113,6 +114,12 @@ class Edit:
             return Tensor(self.codes, ms.int32)
         return scheduler.add_noise(self.codes, chain[0][0], generator)
 
+    def leave_known(self, uniforms: np.ndarray) -> np.ndarray:
+        """What a sampler takes, so that one which counts pixels does not count the known ones."""
+        if uniforms.ndim == 3:
+            uniforms[0][self.known] = LEAVE
+        return uniforms
+
     def hold(self, scheduler: VQDiffusionScheduler, x_s: Tensor, s: float, generator: Generators) -> Tensor:
         """x_s with the known codes in their places, as the forward process would have made them."""
         if not self.known.any():
@@ -161,8 +168,10 @@ def generate_codes(
         scale = scale_at(call.guidance_schedule, call.guidance_scale, t / scheduler.num_train_timesteps)
         scales = Tensor([scale * weight for weight in condition.weights] or [scale], ms.float32)
         for left in reversed(range(edit.resample if edit is not None else 1)):
-            uniforms = Tensor(scheduler.sampler.draw_uniforms(generators, *shape))
-            x_s = step(x_t, t, numbers, scales, kept, uniforms)
+            uniforms = scheduler.sampler.draw_uniforms(generators, *shape)
+            if edit is not None:
+                uniforms = edit.leave_known(uniforms)
+            x_s = step(x_t, t, numbers, scales, kept, Tensor(uniforms))
             if edit is not None:
                 x_s = edit.hold(scheduler, x_s, s, generator)
             if left:

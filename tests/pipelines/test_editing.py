@@ -57,17 +57,20 @@ def test_pixels_outside_the_mask_are_the_originals(resample, sampler, inpaint, r
     assert np.array_equal(codes[:, :3], known[:, :3])
 
 
-def test_known_codes_are_as_noisy_as_the_rest(inpaint, rng):
-    """At each step the share of masks among the held codes is the schedule's."""
+@pytest.mark.parametrize("sampler", ["ancestral", "confidence"])
+def test_known_codes_are_as_noisy_as_the_rest(sampler, inpaint, rng):
+    """At each step the share of masks among the held codes, and among the others, is the schedule's."""
     images, seen = [picture(rng) for _ in range(60)], []
 
     def see(pipe, step, t, given):
-        seen.append((given["latents"].asnumpy().reshape(60, 6, 6)[:, :, :3] == 12).mean())
+        is_mask = given["latents"].asnumpy().reshape(60, 6, 6) == 12
+        seen.append([is_mask[:, :, :3].mean(), is_mask[:, :, 3:].mean()])
 
-    inpaint(images, half(), [PROMPT] * 60, output_type="latent", num_inference_steps=5, callback_on_step_end=see)
+    options = dict(output_type="latent", num_inference_steps=5, sampler=sampler)
+    inpaint(images, half(), [PROMPT] * 60, callback_on_step_end=see, **options)
     schedule = inpaint.scheduler.schedule
     expected = [schedule.masked_share(s) for s in inpaint.scheduler.chain[1:]]
-    assert np.abs(np.array(seen) - expected).max() < 0.05 and seen[-1] == 0
+    assert np.abs(np.array(seen) - np.array(expected)[:, None]).max() < 0.05 and seen[-1] == [0, 0]
 
 
 def test_a_mask_of_everything_is_text_to_image(tiny, inpaint, rng):

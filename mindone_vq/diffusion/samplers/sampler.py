@@ -67,18 +67,21 @@ class Reveal(nn.Cell):
             p_x_0: (batch, pixels, classes) float32, of any sum.
             x_t: (batch, pixels) int32.
             numbers: from ``Sampler.numbers``; the first are those of ``pace``.
-            uniforms: (uniforms, batch, pixels) float32 in [0, 1).
+            uniforms: (uniforms, batch, pixels) float32 in [0, 1). Where the first is ``LEAVE`` the pixel is not
+                counted, and left as it is.
 
         Returns:
             x_s: (batch, pixels) int32.
         """
         p_x_0 = self.sharpened(p_x_0, numbers)
-        drawn = draw(p_x_0, ops.zeros_like(p_x_0[:, :, :1]), uniforms[0])
-        is_mask = x_t == self.mask_class
+        is_own = uniforms[0] < LEAVE
+        drawn = draw(p_x_0, ops.zeros_like(p_x_0[:, :, :1]), ops.where(is_own, uniforms[0], 0.0))
+        is_mask = ops.logical_and(x_t == self.mask_class, is_own)
         masked = is_mask.astype(p_x_0.dtype)
+        pixels = is_own.astype(p_x_0.dtype).sum(-1, keepdims=True)
         count = masked.sum(-1, keepdims=True)  # (batch, 1)
         at_least = (count >= numbers[1]).astype(count.dtype)
-        revealed = ops.maximum(count - ops.floor(x_t.shape[1] * numbers[0] + 0.5), at_least)
+        revealed = ops.maximum(count - ops.floor(pixels * numbers[0] + 0.5), at_least)
         ranks = ranked(self.scores(p_x_0, drawn, numbers, uniforms) + (1.0 - masked) * NEVER)
         return ops.where(ops.logical_and(is_mask, ranks < revealed), drawn, x_t)
 
@@ -91,6 +94,7 @@ class Reveal(nn.Cell):
         raise NotImplementedError
 
 
+LEAVE = 1.0
 NEVER = -1e30
 
 
