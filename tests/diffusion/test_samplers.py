@@ -7,7 +7,7 @@ from scipy.stats import chisquare
 from mindone_vq import VQDiffusionScheduler
 from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Confidence, Halton, Purity, make_sampler
 from mindone_vq.diffusion.samplers.halton import halton_places
-from mindone_vq.diffusion.samplers.sampler import gumbel, ranked
+from mindone_vq.diffusion.samplers.sampler import LEAVE, gumbel, ranked
 from tests.diffusion.solvable import draws, independent
 
 DRAWS, UNLIKELY = 50_000, 1e-4
@@ -53,6 +53,34 @@ def test_as_many_are_revealed_as_the_schedule_says_and_no_code_changes(name, mas
     _, x_t, x_s, _ = random_step(rng, make_sampler(name, SAMPLERS), masked, left=left)
     assert ((x_s == 7).sum(-1) == stay).all()
     assert np.array_equal(x_s[x_t < 7], x_t[x_t < 7])
+
+
+def test_pixels_that_are_not_the_samplers_are_left_and_not_counted(rng):
+    p = Tensor(rng.dirichlet(np.ones(7), (2, 16)).astype(np.float32))
+    x_t = np.full((2, 16), 7, np.int32)
+    x_t[:, :4] = 3
+    uniforms = Halton().draw_uniforms([rng], 2, 16)
+    uniforms[0, :, :8] = LEAVE
+    numbers = Tensor(np.array([0.25, 1.0], np.float32))
+    x_s = Halton.cell(7, 16)(p, Tensor(x_t), numbers, Tensor(uniforms)).asnumpy()
+    assert np.array_equal(x_s[:, :8], x_t[:, :8])
+    assert ((x_s[:, 8:] == 7).sum(-1) == 2).all()
+
+
+def test_the_noise_on_confidence_falls_with_what_is_masked():
+    schedule = VQDiffusionScheduler(8, 100).schedule
+    assert Confidence(temperature=2.0).numbers(schedule, 60, 49, 5).tolist() == pytest.approx(
+        [schedule.masked_share(49), 5, 2 * schedule.masked_share(49)]
+    )
+    assert Confidence(temperature=2.0).numbers(schedule, 60, -1, 1)[2] == 0
+
+
+def test_the_scheduler_steps_as_its_sampler_does(rng):
+    scheduler = VQDiffusionScheduler(8, 100)
+    scheduler.set_timesteps(4, "halton")
+    log_p = Tensor(np.log(rng.dirichlet(np.ones(7), (2, 16))).astype(np.float32).transpose(0, 2, 1))
+    (x_s,) = scheduler.step(log_p, 99, Tensor(np.full((2, 16), 7, np.int32)), generator=0)
+    assert ((x_s.asnumpy() < 7) == (halton_places(16) < 4)).all()
 
 
 @pytest.mark.parametrize("steps, most", [(16, 1), (40, 1), (7, 3)])

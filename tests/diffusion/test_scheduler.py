@@ -104,6 +104,23 @@ def test_noise_has_a_timestep_and_a_generator_for_each_image():
     assert masked[0] < 0.2 < 0.4 < masked[1] < 0.6 < 0.85 < masked[2]
 
 
+@pytest.mark.parametrize("s, t", [(-1, 40), (20, 60), (20.4, 59.8)])
+def test_noise_upon_noise_is_the_noise_of_the_later_timestep(s, t, rng):
+    scheduler = VQDiffusionScheduler(6, **STRONG)
+    generator = np.random.default_rng(rng.integers(2**32))
+    x_s = np.full((100, 500), 2, np.int32)
+    if s >= 0:
+        x_s = scheduler.add_noise(x_s, round(s), generator).asnumpy()
+    x_t = scheduler.renoise(Tensor(x_s), s, t, generator).asnumpy()
+    assert (x_t[x_s == 5] == 5).all()
+    keep, replace, mask = scheduler.schedule.cumulative(round(t))
+    expected = np.full(6, replace)
+    expected[2] += keep
+    expected[5] = mask
+    assert chisquare(np.bincount(x_t.ravel(), minlength=6), expected * x_t.size).pvalue > 1e-4
+    assert np.array_equal(scheduler.renoise(Tensor(x_s), t, t, generator).asnumpy(), x_s)
+
+
 @pytest.mark.parametrize("x_0", [[[8]], [[-1]], [0, 1]])
 def test_noise_on_what_is_no_code_is_refused(x_0):
     with pytest.raises(ValueError, match="x_0 must be"):

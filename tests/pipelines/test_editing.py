@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 from PIL import Image
 
 from mindone_vq import (
@@ -60,17 +61,36 @@ def test_pixels_outside_the_mask_are_the_originals(resample, sampler, inpaint, r
 @pytest.mark.parametrize("sampler", ["ancestral", "confidence"])
 def test_known_codes_are_as_noisy_as_the_rest(sampler, inpaint, rng):
     """At each step the share of masks among the held codes, and among the others, is the schedule's."""
-    images, seen = [picture(rng) for _ in range(60)], []
+    images, seen, counts = [picture(rng) for _ in range(60)], [], []
 
     def see(pipe, step, t, given):
         is_mask = given["latents"].asnumpy().reshape(60, 6, 6) == 12
         seen.append([is_mask[:, :, :3].mean(), is_mask[:, :, 3:].mean()])
+        counts.append(is_mask[:, :, 3:].sum((1, 2)))
 
     options = dict(output_type="latent", num_inference_steps=5, sampler=sampler)
     inpaint(images, half(), [PROMPT] * 60, callback_on_step_end=see, **options)
     schedule = inpaint.scheduler.schedule
     expected = [schedule.masked_share(s) for s in inpaint.scheduler.chain[1:]]
     assert np.abs(np.array(seen) - np.array(expected)[:, None]).max() < 0.05 and seen[-1] == [0, 0]
+    if sampler == "confidence":  # which counts
+        assert np.array_equal(counts, np.floor(18 * np.array(expected) + 0.5)[:, None].repeat(60, 1))
+
+
+def test_resampling_goes_back_between(inpaint, rng, monkeypatch):
+    """Each step but its last time; and what it went back to is what is gone on with."""
+    jumps = []
+
+    def renoise(x_s, s, t, generator):
+        jumps.append((round(s), round(t)))
+        return Tensor(np.full_like(x_s.asnumpy(), 5))
+
+    monkeypatch.setattr(inpaint.scheduler, "renoise", renoise)
+    options = dict(resample=3, sampler="halton", output_type="latent", **STEPS)
+    codes = inpaint(picture(rng), half(), PROMPT, **options)[0].asnumpy().reshape(6, 6)
+    chain = [round(t) for t in inpaint.scheduler.chain]
+    assert jumps == [(s, t) for t, s in zip(chain, chain[1:]) for _ in range(2)]
+    assert (codes[:, 3:] == 5).all()  # a sampler that reveals keeps what it finds
 
 
 def test_a_mask_of_everything_is_text_to_image(tiny, inpaint, rng):
