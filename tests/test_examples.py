@@ -79,7 +79,12 @@ def test_a_mistake_is_one_line(arguments, said, tmp_path):
     "script, arguments, columns",
     [
         ("inpaint.py", ["a large blue ring on a white background", "--resample", 2, "--num-images", 2], 4),
-        ("image_to_image.py", ["a large blue ring on a white background", "--strengths", 0.5, 1], 3),
+        pytest.param(
+            "image_to_image.py",
+            ["a large blue ring on a white background", "--strengths", 0.5, 1],
+            3,
+            marks=pytest.mark.slow,
+        ),
         ("image_to_image.py", ["--strengths", 0.3], 2),
     ],
 )
@@ -89,13 +94,12 @@ def test_pictures_are_edited(script, arguments, columns, tmp_path):
     assert Image.open(tmp_path / "edited.png").width == columns * (256 + 8) + 8
 
 
+@pytest.mark.slow
 def test_what_is_around_a_picture_is_painted(tmp_path):
     Image.new("RGB", (32, 64), (245, 245, 245)).save(tmp_path / "narrow.png")
     options = ["--image", "narrow.png", "--outpaint", 32, 0, "--steps", 8]
     result = run("inpaint.py", "a large red circle on a white background", *options, folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    result = run("inpaint.py", "a large red circle on a white background", *options[:3], 40, 0, folder=tmp_path)
-    assert result.returncode == 1 and "does not fit a canvas of 64 x 64" in result.stderr.splitlines()[-1]
 
 
 def test_samplers_are_compared(tmp_path):

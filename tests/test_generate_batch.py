@@ -157,6 +157,7 @@ def test_three_devices_make_the_same_files(given, whole, tmp_path):
         assert worker.count("Compiling the denoising step") == 1
 
 
+@pytest.mark.slow
 def test_one_device_is_killed_and_two_go_on(given, whole, tmp_path):
     output = tmp_path / "killed"
     code, said = on_one(given, output, kill="0:4")

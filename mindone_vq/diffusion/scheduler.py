@@ -99,9 +99,10 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
             raise TypeError(f"num_inference_steps is an integer, given {num_inference_steps!r}.")
         sampler = make_sampler(sampler, SAMPLERS)
         if num_inference_steps < 1 or (sampler.is_exact and num_inference_steps > self.num_train_timesteps):
+            wanted = f"between 1 and the {self.num_train_timesteps} timesteps of training"
             raise ValueError(
-                f"num_inference_steps is {num_inference_steps}; with the sampler {sampler.name!r} it must be at least 1"
-                + (f" and at most the {self.num_train_timesteps} of training." if sampler.is_exact else ".")
+                f"num_inference_steps is {num_inference_steps}; with the sampler {sampler.name!r} it must be "
+                f"{wanted if sampler.is_exact else 'at least 1'}."
             )
         self.num_inference_steps, self.sampler = int(num_inference_steps), sampler
         self.chain = spaced(spacing, self.schedule, self.num_inference_steps, sampler.is_exact)

@@ -36,7 +36,6 @@ def test_its_codec_shows_what_it_was_given(pipe, rng):
     [
         dict(num_inference_steps=50),
         dict(num_inference_steps=16, sampler="confidence", spacing="square"),
-        dict(num_inference_steps=16, sampler="purity", spacing="square"),
     ],
 )
 def test_it_draws_what_it_is_told(options, pipe):

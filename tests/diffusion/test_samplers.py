@@ -13,7 +13,7 @@ from tests.diffusion.solvable import draws, independent
 DRAWS, UNLIKELY = 50_000, 1e-4
 
 
-@pytest.mark.parametrize("steps", [100, 50, 25, 10])
+@pytest.mark.parametrize("steps", [pytest.param(100, marks=pytest.mark.slow), 50, 25, 10])
 def test_the_chain_draws_from_the_data_where_pixels_are_independent(steps, rng):
     data = independent(rng)
     counts = draws(data, Ancestral(), steps, DRAWS, rng)
@@ -159,7 +159,7 @@ def test_a_sampler_is_chosen_by_name_or_given(rng):
 
 def test_only_heuristics_take_more_steps_than_the_model_was_trained_with():
     scheduler = VQDiffusionScheduler(8, 20)
-    with pytest.raises(ValueError, match="'ancestral'.*at most the 20"):
+    with pytest.raises(ValueError, match="'ancestral' it must be between 1 and the 20"):
         scheduler.set_timesteps(21)
     scheduler.set_timesteps(50, "halton")
     timesteps = [t for t, _, _ in scheduler.steps()]

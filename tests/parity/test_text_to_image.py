@@ -46,7 +46,11 @@ def assert_same_pictures_where_codes_agree(our_codes, their_codes, our_images, t
     assert np.abs(our_images[same] - their_images[same]).max() <= 2 / 255
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(each, marks=pytest.mark.slow if i in (1, 2) else ()) for i, each in enumerate(SETTINGS)],
+    ids=str,
+)
 def test_trained_weights_give_the_same_codes_and_pictures(settings, demo_pipe, monkeypatch):
     results = both(demo_pipe, torch_pipeline(MODEL), monkeypatch, 100, 7, settings)
     our_codes, their_codes, our_images, their_images = results

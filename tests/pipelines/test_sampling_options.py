@@ -32,7 +32,7 @@ def test_every_sampler_ends_without_masks_and_repeats_itself(sampler, steps, spa
 
 def test_heuristics_take_more_steps_than_there_are_timesteps(pipe):
     assert codes(pipe, sampler="halton", num_inference_steps=30).max() < 12
-    with pytest.raises(ValueError, match="at most the 10 of training"):
+    with pytest.raises(ValueError, match="the 10 timesteps of training"):
         codes(pipe, num_inference_steps=30)
 
 

@@ -163,7 +163,7 @@ def test_a_call_uses_the_settings_of_the_model_and_they_are_saved_with_it(tmp_pa
         assert loaded.default_settings == pipe.default_settings
 
 
-@pytest.mark.parametrize("learned_null", [True, False])
+@pytest.mark.parametrize("learned_null", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_saved_pipeline_gives_the_same(learned_null, tmp_path):
     pipe = random_pipeline(np.random.default_rng(1), learned_null)
     pipe.save_pretrained(tmp_path / "pipe")
