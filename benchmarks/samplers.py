@@ -25,6 +25,7 @@ import turns
 from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import score
 from mindone_vq.demo.shapes import Scene, caption, random_scene
+from mindone_vq.diffusion.samplers import Confidence
 from mindone_vq.weights.files import write_json
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "samplers.png"
@@ -38,14 +39,12 @@ OURS: dict[str, dict[str, Any]] = {
     "confidence": dict(sampler="confidence"),
     "halton": dict(sampler="halton"),
     "ancestral, square": dict(sampler="ancestral", spacing="square"),
-    "purity, square": dict(sampler="purity", spacing="square"),
     "confidence, square": dict(sampler="confidence", spacing="square"),
-    "halton, square": dict(sampler="halton", spacing="square"),
-    "purity, square, unguided": dict(sampler="purity", spacing="square", **UNGUIDED),
     "confidence, square, unguided": dict(sampler="confidence", spacing="square", **UNGUIDED),
+    "confidence at 0.3, cubic, unguided": dict(sampler=Confidence(0.3), spacing="cubic", **UNGUIDED),
 }
 DIFFUSERS = "diffusers"
-TIMED = [("ancestral", 100), ("confidence, square", 16), ("confidence, square, unguided", 16)]
+TIMED = [("ancestral", 100), ("ancestral, square", 16), ("confidence, square", 10)]
 
 
 def scenes(count: int, seed: int) -> tuple[list[Scene], list[str]]:
@@ -92,7 +91,7 @@ def accuracy(options: argparse.Namespace) -> None:
     made, prompts = scenes(options.count, options.seed)
     sides: dict[type, Any] = {}
     for name in options.samplers:
-        for steps in FEW_STEPS if "square" in name else STEPS:
+        for steps in FEW_STEPS if "," in name else STEPS:
             if f"{name} {steps}" in results:
                 continue
             side = Theirs if name == DIFFUSERS else Ours
@@ -117,7 +116,7 @@ def plot(options: argparse.Namespace) -> None:
     rows = [[name, *(f"{curve[n]:.1%}" if n in curve else "" for n in STEPS)] for name, curve in curves.items()]
     print(turns.table(["pictures as asked for, at so many steps", *map(str, STEPS)], rows))
     for name, curve in curves.items():
-        line = "--" if "square" in name else ":" if name == DIFFUSERS else "-"
+        line = "--" if "," in name else ":" if name == DIFFUSERS else "-"
         plt.plot(list(curve), [100 * value for value in curve.values()], line, marker="o", label=name)
     plt.xscale("log")
     plt.xticks(STEPS, map(str, STEPS))
