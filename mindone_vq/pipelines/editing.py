@@ -98,7 +98,8 @@ class VQDiffusionImg2ImgPipeline(EditingPipeline):
             image: as ``VQDiffusionInpaintPipeline`` takes it.
             prompt: what to show.
             strength: the part of the chain that is gone through, from the noise that belongs to it: 0 gives what the
-                VQ-VAE makes of the image, 1 what the prompt alone gives.
+                VQ-VAE makes of the image, 1 what the prompt alone gives. Between, the sampler "ancestral" also replaces
+                codes that contradict the prompt; the others change masked codes alone.
             options: the other arguments of ``VQDiffusionPipeline``.
 
         Raises:
