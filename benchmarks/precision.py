@@ -19,8 +19,7 @@ from turns import table
 
 from mindone_vq import VQDiffusionPipeline
 from mindone_vq.demo import MODEL
-from mindone_vq.demo.evaluation import Share, score
-from mindone_vq.demo.shapes import caption, random_scene
+from mindone_vq.demo.evaluation import Share, random_prompts, score
 from mindone_vq.diffusion.samplers import Ancestral
 from mindone_vq.diffusion.sampling import draw_uniforms, make_generators
 from mindone_vq.pipelines.denoising import make_step
@@ -73,9 +72,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=5, help="single steps are this many apart [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="picture i is drawn with seed + i [%(default)s]")
     options = parser.parse_args()
-    rng = np.random.default_rng(options.seed)
-    scenes = [random_scene(rng, pairs=float(2 * i >= options.count), held_out=True) for i in range(options.count)]
-    prompts = [caption(scene, rng) for scene in scenes]
+    scenes, prompts = random_prompts(np.random.default_rng(options.seed), options.count, options.count // 2)
     full, half = (make_side(dtype, prompts, options.steps) for dtype in (ms.float32, ms.float16))
 
     mask, generators = (

@@ -23,8 +23,8 @@ import pipeline
 import turns
 
 from mindone_vq.demo import MODEL
-from mindone_vq.demo.evaluation import score
-from mindone_vq.demo.shapes import Scene, caption, random_scene
+from mindone_vq.demo.evaluation import random_prompts, score
+from mindone_vq.demo.shapes import Scene
 from mindone_vq.diffusion.samplers import Confidence
 from mindone_vq.weights.files import write_json
 
@@ -48,9 +48,13 @@ TIMED = [("ancestral", 100), ("ancestral, square", 16), ("confidence, square", 1
 
 
 def scenes(count: int, seed: int) -> tuple[list[Scene], list[str]]:
-    rng = np.random.default_rng(seed)
-    made = [random_scene(rng, pairs=float(i >= count // 2), held_out=True) for i in range(count)]
-    return made, [caption(scene, rng) for scene in made]
+    """Half of one shape, then those of two."""
+    return random_prompts(np.random.default_rng(seed), count, count - count // 2)
+
+
+def few_only(name: str) -> bool:
+    """Whether the row is there to show few steps."""
+    return "spacing" in OURS.get(name, {})
 
 
 def batches(prompts: list[str], batch: int) -> Iterator[tuple[int, list[str]]]:
@@ -91,7 +95,7 @@ def accuracy(options: argparse.Namespace) -> None:
     made, prompts = scenes(options.count, options.seed)
     sides: dict[type, Any] = {}
     for name in options.samplers:
-        for steps in FEW_STEPS if "," in name else STEPS:
+        for steps in FEW_STEPS if few_only(name) else STEPS:
             if f"{name} {steps}" in results:
                 continue
             side = Theirs if name == DIFFUSERS else Ours
@@ -116,7 +120,7 @@ def plot(options: argparse.Namespace) -> None:
     rows = [[name, *(f"{curve[n]:.1%}" if n in curve else "" for n in STEPS)] for name, curve in curves.items()]
     print(turns.table(["pictures as asked for, at so many steps", *map(str, STEPS)], rows))
     for name, curve in curves.items():
-        line = "--" if "," in name else ":" if name == DIFFUSERS else "-"
+        line = "--" if few_only(name) else ":" if name == DIFFUSERS else "-"
         plt.plot(list(curve), [100 * value for value in curve.values()], line, marker="o", label=name)
     plt.xscale("log")
     plt.xticks(STEPS, map(str, STEPS))

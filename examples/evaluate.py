@@ -25,8 +25,8 @@ from tqdm import tqdm
 import mindone_vq
 from mindone_vq import VQDiffusionPipeline
 from mindone_vq.demo import MODEL
-from mindone_vq.demo.evaluation import Scores, score, understand
-from mindone_vq.demo.shapes import Scene, caption, random_scene
+from mindone_vq.demo.evaluation import Scores, random_prompts, score, understand
+from mindone_vq.demo.shapes import Scene, caption
 from mindone_vq.pictures import enlarge, grid
 from mindone_vq.pipelines.base import settings_of_call
 from mindone_vq.text.prompts import read_prompts
@@ -96,10 +96,7 @@ def make_prompts(options: argparse.Namespace) -> tuple[list[Optional[Scene]], li
     """Scenes of the demo data, those of one shape first, and each in words; ``--seed`` chooses them."""
     count = options.count or DEFAULT_COUNT
     twos = round(count * (PAIRS[options.kind or "both"] if options.pairs is None else options.pairs))
-    rng = np.random.default_rng(options.seed)
-    held_out = None if options.all else True
-    scenes = [random_scene(rng, pairs=float(i >= count - twos), held_out=held_out) for i in range(count)]
-    return scenes, [caption(scene, rng) for scene in scenes]
+    return random_prompts(np.random.default_rng(options.seed), count, twos, None if options.all else True)
 
 
 def take_prompts(options: argparse.Namespace) -> tuple[list[Optional[Scene]], list[str]]:

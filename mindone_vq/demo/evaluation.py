@@ -21,6 +21,8 @@ from mindone_vq.demo.shapes import (
     SIZE_WORDS,
     Scene,
     Shape,
+    caption,
+    random_scene,
     read,
 )
 
@@ -100,6 +102,14 @@ class Scores:
             lines.append("  " + ", ".join(f"{name} {share.value:.1%}" for name, share in group.properties.items()))
             lines.append(f"  no scene was read from {group.unread}")
         return "\n".join(lines)
+
+
+def random_prompts(
+    rng: np.random.Generator, count: int, twos: int, held_out: Optional[bool] = True
+) -> tuple[list[Scene], list[str]]:
+    """``count`` scenes, the last ``twos`` of them of two shapes, and each in words; held_out as in ``random_scene``."""
+    scenes = [random_scene(rng, pairs=float(i >= count - twos), held_out=held_out) for i in range(count)]
+    return scenes, [caption(scene, rng) for scene in scenes]
 
 
 def score(scenes: Sequence[Scene], pictures: Sequence[Union[np.ndarray, Image.Image]]) -> Scores:

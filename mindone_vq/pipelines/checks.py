@@ -97,6 +97,11 @@ def check_settings(
         _check_positive_integer(top_k, "top_k")
     _check_positive_integer(num_images, count)
     _check_positive_integer(callback_steps, "callback_steps")
+    check_output_type(output_type)
+
+
+def check_output_type(output_type: Any) -> None:
+    """What a call gives back."""
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type is {output_type!r}; it must be one of {', '.join(OUTPUT_TYPES)}.")
 

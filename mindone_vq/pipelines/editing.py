@@ -12,6 +12,7 @@ from mindspore import Tensor
 
 from mindone_vq.pipelines.base import ImagePipelineOutput
 from mindone_vq.pipelines.canvas import Pictures, blended, to_mask, to_pixels, unknown_codes
+from mindone_vq.pipelines.checks import check_output_type
 from mindone_vq.pipelines.generation import Edit
 from mindone_vq.pipelines.graphs import PictureEncoding
 from mindone_vq.pipelines.text_to_image import Prompt, VQDiffusionPipeline
@@ -36,11 +37,6 @@ class EditingPipeline(VQDiffusionPipeline):
         """(batch, H, W, 3) uint8 -> codes (batch, pixels)."""
         graph = self._graphs.get(PictureEncoding, self.vqvae, name="encoder")
         return graph(Tensor(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))).asnumpy()
-
-    def _output(self, pictures: np.ndarray, output_type: str, return_dict: bool) -> Union[ImagePipelineOutput, tuple]:
-        """pictures: (batch, H, W, 3) floats."""
-        images = self.numpy_to_pil(pictures) if output_type == "pil" else pictures
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
 class VQDiffusionInpaintPipeline(EditingPipeline):
@@ -75,15 +71,18 @@ class VQDiffusionInpaintPipeline(EditingPipeline):
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
+        check_output_type(output_type)
         pixels, painted = to_pixels(image, *self.size), to_mask(mask, *self.size)
         edit = Edit(self.encode(pixels), ~unknown_codes(painted, self.factor), resample=resample)
-        codes = super().__call__(prompt, output_type="latent", edit=edit, **options)[0]
-        if output_type == "latent":
-            return ImagePipelineOutput(images=codes) if return_dict else (codes,)
-        pictures = self.decode_latents(codes, "np")
-        pixels, painted = (np.broadcast_to(each, (len(pictures), *each.shape[1:])) for each in (pixels, painted))
-        rows = zip(pixels.astype(np.float32) / 255, pictures, painted)
-        return self._output(np.stack([blended(*row, reach=self.factor) for row in rows]), output_type, return_dict)
+        images = super().__call__(prompt, output_type="latent", edit=edit, **options)[0]
+        if output_type != "latent":
+            images = self.decode_latents(images, "np")
+            pixels, painted = (np.broadcast_to(each, (len(images), *each.shape[1:])) for each in (pixels, painted))
+            rows = zip(pixels.astype(np.float32) / 255, images, painted)
+            images = np.stack([blended(*row, reach=self.factor) for row in rows])
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
 class VQDiffusionImg2ImgPipeline(EditingPipeline):
@@ -105,9 +104,7 @@ class VQDiffusionImg2ImgPipeline(EditingPipeline):
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
-        codes = self.encode(to_pixels(image, *self.size))
-        edit = Edit(codes, np.zeros(codes.shape, bool), strength=strength)
-        return super().__call__(prompt, edit=edit, **options)
+        return super().__call__(prompt, edit=self._edit(image, strength), **options)
 
     def variations(self, image: Pictures, strength: float = 0.5, **options: Any) -> Union[ImagePipelineOutput, tuple]:
         """Pictures like ``image``: as a call with the null text for a prompt.
@@ -116,7 +113,10 @@ class VQDiffusionImg2ImgPipeline(EditingPipeline):
             image, strength: as in a call.
             options: likewise, but for ``guidance_scale`` and what has to do with prompts.
         """
-        codes = self.encode(to_pixels(image, *self.size))
-        edit = Edit(codes, np.zeros(codes.shape, bool), strength=strength)
-        null = self._null_embeddings(None, None).repeat(len(codes), axis=0)
+        edit = self._edit(image, strength)
+        null = self._null_embeddings(None, None).repeat(len(edit.codes), axis=0)
         return super().__call__(prompt_embeds=Tensor(null, ms.float32), guidance_scale=1.0, edit=edit, **options)
+
+    def _edit(self, image: Pictures, strength: float) -> Edit:
+        codes = self.encode(to_pixels(image, *self.size))
+        return Edit(codes, np.zeros(codes.shape, bool), strength=strength)
