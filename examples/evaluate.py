@@ -28,7 +28,7 @@ from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import Scores, random_prompts, score, understand
 from mindone_vq.demo.shapes import Scene, caption
 from mindone_vq.pictures import enlarge, grid
-from mindone_vq.pipelines.base import settings_of_call
+from mindone_vq.pipelines.pretrained import settings_of_call
 from mindone_vq.text.prompts import read_prompts
 from mindone_vq.weights.files import atomic_file, write_json
 

@@ -24,10 +24,10 @@ import common
 
 from mindone_vq import Transformer2DModel, VQDiffusionPipeline
 from mindone_vq.demo import MODEL
-from mindone_vq.pipelines.base import PUBLISHED_SETTINGS, check_index, settings_of_call
 from mindone_vq.pipelines.checks import check_settings
 from mindone_vq.pipelines.many import default_batch_size, generate_missing, share
 from mindone_vq.pipelines.picture_folder import PictureFolder, plan
+from mindone_vq.pipelines.pretrained import PUBLISHED_SETTINGS, check_index, settings_of_call
 from mindone_vq.text.prompts import read_prompts
 from mindone_vq.training.devices import Devices, side_by_side
 from mindone_vq.weights.fingerprint import fingerprint

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
     from mindone_vq.models.transformer import Transformer2DModel
     from mindone_vq.models.vq_model import GumbelVQModel, VQEncoderOutput, VQModel
-    from mindone_vq.pipelines.base import ImagePipelineOutput
+    from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput
     from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
     from mindone_vq.pipelines.editing import VQDiffusionImg2ImgPipeline, VQDiffusionInpaintPipeline
     from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
@@ -24,6 +24,7 @@ __all__ = [
     "CLIPTokenizer",
     "ClassToImagePipeline",
     "ClassTransformer2DModel",
+    "DiffusionPipeline",
     "GumbelVQModel",
     "ImagePipelineOutput",
     "LearnedClassifierFreeSamplingEmbeddings",
@@ -46,7 +47,7 @@ _MODULES = {
     "models.null_text": ("LearnedClassifierFreeSamplingEmbeddings",),
     "models.transformer": ("Transformer2DModel",),
     "models.vq_model": ("GumbelVQModel", "VQEncoderOutput", "VQModel"),
-    "pipelines.base": ("ImagePipelineOutput",),
+    "pipelines.base": ("DiffusionPipeline", "ImagePipelineOutput"),
     "pipelines.class_to_image": ("ClassToImagePipeline",),
     "pipelines.editing": ("VQDiffusionImg2ImgPipeline", "VQDiffusionInpaintPipeline"),
     "pipelines.text_to_image": ("VQDiffusionPipeline",),

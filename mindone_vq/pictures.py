@@ -1,14 +1,33 @@
-"""Arranging pictures for people to look at."""
+"""Pictures: as arrays of 8 bits a channel, and arranged for people to look at."""
 
 import math
 from collections.abc import Sequence
 from typing import Optional
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 MARGIN = 8
 INK, PAPER = (20, 20, 20), (255, 255, 255)
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """A picture the way it is meant to be seen: turned as its EXIF says, on white where it is transparent, in RGB.
+
+    Raises:
+        ValueError: its pixels are floating-point numbers, of which nobody says what is white.
+    """
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of an unknown range; expected 8 or 16 bits")
+    if picture.mode.startswith("I"):  # 16 bits; Pillow would cut off at 255
+        levels = np.asarray(picture).clip(0, 65535).astype(np.float64) / 257
+        return Image.fromarray(levels.round().astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")
 
 
 def enlarge(picture: Image.Image, shortest_side: int = 256) -> Image.Image:

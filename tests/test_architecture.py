@@ -20,7 +20,7 @@ ALLOWED = {
     "diffusion": {"outputs", "weights"},
     "text": {"outputs", "nn", "weights"},
     "models": {"outputs", "nn", "weights"},
-    "pipelines": {"outputs", "nn", "diffusion", "text", "models", "weights", "__version__"},
+    "pipelines": {"outputs", "pictures", "nn", "diffusion", "text", "models", "weights", "__version__"},
     "training": {"outputs", "pictures", "nn", "weights", "diffusion", "text", "models", "pipelines"},
     "conversion": {"outputs", "weights", "pipelines"},  # and the package's public names
     "export": {

@@ -87,7 +87,7 @@ def denoise(
 
     def build(dtype: ms.Type) -> list[Run]:
         network, scheduler = transformer().to(dtype), VQDiffusionScheduler(CODES + 1, TIMESTEPS)
-        scheduler.set_timesteps(TIMESTEPS, sampler)
+        scheduler.set_timesteps(TIMESTEPS, sampler=sampler)
         told, x_t, settings = told_and_settings(scheduler, guided, condition, dtype)
 
         def run() -> None:

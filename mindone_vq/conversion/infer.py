@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mindone_vq.conversion.plan import Component, ConversionError
+from mindone_vq.weights.config import named_class
 from mindone_vq.weights.lazy import LazyTensor
-from mindone_vq.weights.pretrained import named_class
 from mindone_vq.weights.rules import current_name
 
 Tensors = Mapping[str, LazyTensor]

@@ -20,7 +20,7 @@ from mindone_vq import (
     VQDiffusionScheduler,
     VQModel,
 )
-from mindone_vq.pipelines.base import Pipeline
+from mindone_vq.pipelines.base import DiffusionPipeline
 from mindone_vq.weights.lazy import LazyTensor
 from mindone_vq.weights.store import fit
 
@@ -99,7 +99,7 @@ class Plan:
     """
 
     components: list[Component]
-    pipeline: Optional[type[Pipeline]] = None
+    pipeline: Optional[type[DiffusionPipeline]] = None
     scheduler: Optional[VQDiffusionScheduler] = None
     tokenizer: Optional[CLIPTokenizer] = None
     default_settings: dict[str, float] = field(default_factory=dict)

@@ -14,11 +14,11 @@ from mindspore.nn.utils import no_init_parameters
 from mindone_vq import CLIPTokenizer, VQDiffusionScheduler
 from mindone_vq.conversion import infer, original, original_codec
 from mindone_vq.conversion.plan import NETWORKS, PIPELINES, Component, ConversionError, Plan
-from mindone_vq.pipelines.base import check_index
+from mindone_vq.pipelines.pretrained import check_index
 from mindone_vq.weights import hub
+from mindone_vq.weights.config import named_class
 from mindone_vq.weights.files import read_json
 from mindone_vq.weights.lazy import LazyTensor
-from mindone_vq.weights.pretrained import named_class
 from mindone_vq.weights.rules import state_dict_parameters
 from mindone_vq.weights.safetensors_file import read_safetensors
 from mindone_vq.weights.store import find_weights, open_weights

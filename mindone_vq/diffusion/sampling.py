@@ -1,20 +1,23 @@
 """Drawing classes. Randomness is made on the host, one uniform number for each latent pixel."""
 
 from collections.abc import Sequence
-from typing import Union
+from typing import Optional, Union
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-Generators = Union[np.random.Generator, int, Sequence[Union[np.random.Generator, int]], None]
+Generator = Union[np.random.Generator, ms.Generator, int]
+Generators = Union[Generator, Sequence[Generator], None]
 
 
 def make_generators(generator: Generators, batch: int) -> list[np.random.Generator]:
     """One generator for the whole batch (a list of one), or one for each image (a list of ``batch``).
 
     Args:
-        generator: a numpy generator, a seed, None for a seed from the system, or a list of ``batch`` of these.
+        generator: a numpy or a MindSpore generator, a seed, or a list of ``batch`` of these; None: seeded from numpy's
+            global state, which ``mindspore.set_seed`` and ``numpy.random.seed`` set. A generator goes on where it was,
+            so a second call with it draws other numbers.
         batch: number of images.
 
     Raises:
@@ -27,14 +30,31 @@ def make_generators(generator: Generators, batch: int) -> list[np.random.Generat
     return [_make_generator(entry) for entry in (generator if listed else [generator])]
 
 
-def _make_generator(entry: Union[np.random.Generator, int, None]) -> np.random.Generator:
+def _make_generator(entry: Optional[Generator]) -> np.random.Generator:
     if isinstance(entry, np.random.Generator):
         return entry
-    if entry is None or (isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)):
-        if entry is not None and entry < 0:
+    if isinstance(entry, ms.Generator):
+        return _from_mindspore(entry)
+    if entry is None:
+        return np.random.default_rng(np.random.randint(0, 2**32, 4, np.uint32))
+    if isinstance(entry, (int, np.integer)) and not isinstance(entry, bool):
+        if entry < 0:
             raise ValueError(f"a seed is a non-negative integer, given {entry}.")
         return np.random.default_rng(entry)
-    raise TypeError(f"a generator is a numpy.random.Generator or an integer seed, given {type(entry).__name__}.")
+    kind = type(entry)
+    instead = " Give its seed." if kind.__module__.split(".")[0] == "torch" else ""
+    raise TypeError(
+        "a generator is a numpy.random.Generator, a mindspore.Generator or an integer seed, given a "
+        f"{kind.__module__}.{kind.__name__}.{instead}"
+    )
+
+
+def _from_mindspore(generator: ms.Generator) -> np.random.Generator:
+    """A numpy generator seeded with the state of MindSpore's, whose offset is moved on."""
+    state = generator.get_state().asnumpy()  # seed and offset, 8 bytes each
+    seed, offset = state.view(np.int64)
+    generator.set_state(Tensor(np.array([seed, offset + 1]).view(np.uint8)))
+    return np.random.default_rng(state)
 
 
 def draw_uniforms(generators: Sequence[np.random.Generator], batch: int, pixels: int) -> np.ndarray:

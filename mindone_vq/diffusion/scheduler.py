@@ -1,10 +1,9 @@
 """VQDiffusionScheduler: the chain of timesteps, and one step of it."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import mindspore as ms
 import numpy as np
@@ -15,13 +14,14 @@ from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Sampler, make_sam
 from mindone_vq.diffusion.sampling import Generators, draw, make_generators
 from mindone_vq.diffusion.schedule import CLEAN, ONE_HOT_FLOOR, TransitionSchedule
 from mindone_vq.diffusion.spacing import spaced
-from mindone_vq.outputs import Output
+from mindone_vq.outputs import output
 from mindone_vq.weights import hub
-from mindone_vq.weights.pretrained import ConfigMixin, register_to_config
+from mindone_vq.weights.config import ConfigMixin, register_to_config
+from mindone_vq.weights.pretrained import check_saving
 
 
-@dataclass
-class VQDiffusionSchedulerOutput(Output):
+@output
+class VQDiffusionSchedulerOutput(NamedTuple):
     """prev_sample: x_s, (batch, pixels) int32."""
 
     prev_sample: Tensor
@@ -41,10 +41,12 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
 
     Attributes:
         timesteps: (num_inference_steps,) int32, descending; the whole range until ``set_timesteps`` is called.
+        init_noise_sigma: 1.0, as every scheduler of diffusers has it; codes are not scaled.
     """
 
     config_name = "scheduler_config.json"
     order = 1
+    init_noise_sigma = 1.0
 
     @register_to_config
     def __init__(
@@ -73,39 +75,71 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
             gamma_cum_start,
             gamma_cum_end,
         )
-        self.num_inference_steps = None
+        self.num_inference_steps: Optional[int] = None
         self.sampler: Sampler = Ancestral()
         self.chain: list[float] = [*range(num_train_timesteps - 1, -1, -1), CLEAN]
+        self._reached: Optional[float] = None  # what the last step jumped to; see ``_check_order``
 
     @property
     def timesteps(self) -> Tensor:
         return Tensor(self.chain[:-1], ms.int32)
 
     def set_timesteps(
-        self, num_inference_steps: int, sampler: Union[str, Sampler] = "ancestral", spacing: str = "uniform"
+        self,
+        num_inference_steps: Optional[int] = None,
+        device: Optional[str] = None,
+        timesteps: Optional[Sequence[int]] = None,
+        *,
+        sampler: Union[str, Sampler] = "ancestral",
+        spacing: str = "uniform",
     ) -> None:
-        """Chooses ``num_inference_steps`` timesteps, the last of training first, and how a step is drawn.
+        """Chooses the timesteps, the last of training first, and how a step is drawn.
 
         Args:
             num_inference_steps: at least 1; more than the timesteps of training only where the sampler is a heuristic.
+            device: in its place, for code written for diffusers; it must be None.
+            timesteps: the timesteps themselves, descending; the last step goes from the last of them to the clean
+                picture. Instead of ``num_inference_steps``.
             sampler: one of ``SAMPLERS`` by name, or a ``Sampler`` with other settings than the usual.
-            spacing: one of ``SPACINGS``.
+            spacing: one of ``SPACINGS``; not looked at where ``timesteps`` are given.
 
         Raises:
             TypeError: not an integer; not a sampler.
             ValueError: out of range, or a name that is not known.
         """
+        if device is not None:
+            raise TypeError(
+                f"set_timesteps was given device={device!r}: leave it out; the device is chosen with "
+                "mindspore.set_device."
+            )
+        sampler = make_sampler(sampler, SAMPLERS)
+        if timesteps is not None:
+            if num_inference_steps is not None:
+                raise ValueError("give num_inference_steps or timesteps, not both.")
+            chain: list[float] = [*self._check_timesteps(timesteps), CLEAN]
+        else:
+            self._check_steps(num_inference_steps, sampler)
+            chain = spaced(spacing, self.schedule, int(num_inference_steps), sampler.is_exact)
+        self.num_inference_steps, self.sampler, self.chain = len(chain) - 1, sampler, chain
+
+    def _check_steps(self, num_inference_steps: Any, sampler: Sampler) -> None:
         if not isinstance(num_inference_steps, (int, np.integer)) or isinstance(num_inference_steps, bool):
             raise TypeError(f"num_inference_steps is an integer, given {num_inference_steps!r}.")
-        sampler = make_sampler(sampler, SAMPLERS)
         if num_inference_steps < 1 or (sampler.is_exact and num_inference_steps > self.num_train_timesteps):
             wanted = f"between 1 and the {self.num_train_timesteps} timesteps of training"
             raise ValueError(
                 f"num_inference_steps is {num_inference_steps}; with the sampler {sampler.name!r} it must be "
                 f"{wanted if sampler.is_exact else 'at least 1'}."
             )
-        self.num_inference_steps, self.sampler = int(num_inference_steps), sampler
-        self.chain = spaced(spacing, self.schedule, self.num_inference_steps, sampler.is_exact)
+
+    def _check_timesteps(self, timesteps: Any) -> list[int]:
+        array = np.asarray(timesteps.asnumpy() if isinstance(timesteps, Tensor) else timesteps)
+        if array.ndim != 1 or not array.size or not np.issubdtype(array.dtype, np.integer):
+            raise TypeError(f"timesteps is a list of integers, given {timesteps!r}.")
+        last = self.num_train_timesteps - 1
+        if array.max() > last or array.min() < 0 or (np.diff(array) >= 0).any():
+            raise ValueError(f"timesteps must descend, from at most {last} to at least 0; given {array.tolist()}.")
+        return array.tolist()
 
     def steps(self) -> Iterator[tuple[int, float, Tensor]]:
         """The chain, step by step: the timestep for the network, the timestep jumped to, the sampler's numbers."""
@@ -156,8 +190,8 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         timestep: Union[int, Tensor],
         sample: Tensor,
         generator: Generators = None,
-        return_dict: bool = False,
-    ) -> Union[VQDiffusionSchedulerOutput, tuple[Tensor]]:
+        return_dict: bool = True,
+    ) -> VQDiffusionSchedulerOutput:
         """Draws x_s as the sampler does, s being the next timestep of the chain.
 
         Args:
@@ -165,17 +199,30 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
             timestep: t.
             sample: x_t, (batch, pixels) integers.
             generator: numpy generator, seed, or a list of one for each image.
-            return_dict: a ``VQDiffusionSchedulerOutput`` instead of a tuple.
+            return_dict: accepted, and changes nothing: see ``mindone_vq.outputs``.
+
+        Raises:
+            ValueError: ``timestep`` is not in the chain, or timesteps were left out that the chain goes through.
         """
+        place = self._place(timestep)
+        self._check_order(place)
         batch, pixels = sample.shape
         uniforms = Tensor(self.sampler.draw_uniforms(make_generators(generator, batch), batch, pixels))
         log_p_x_0 = model_output.astype(ms.float32).transpose(0, 2, 1)  # (batch, pixels, classes)
-        numbers = self._numbers(self._place(timestep))
+        numbers = self._numbers(place)
         step = self.sampler.cell(self.mask_class, pixels)
         prev_sample = step(ops.exp(log_p_x_0), sample.astype(ms.int32), numbers, uniforms)
-        if not return_dict:
-            return (prev_sample,)
-        return VQDiffusionSchedulerOutput(prev_sample=prev_sample)
+        return VQDiffusionSchedulerOutput(prev_sample)
+
+    def _check_order(self, place: int) -> None:
+        """Without ``set_timesteps`` every step goes one timestep back: a caller who leaves some out keeps masks."""
+        t, reached = self.chain[place], self._reached
+        if self.num_inference_steps is None and reached is not None and t < reached:
+            raise ValueError(
+                f"this step begins at timestep {t}, the one before ended at {reached}. To leave timesteps out, say so "
+                "first: set_timesteps(num_inference_steps), or set_timesteps(timesteps=[...])."
+            )
+        self._reached = self.chain[place + 1]
 
     def q_posterior(self, log_p_x_0: Tensor, x_t: Tensor, t: Union[int, Tensor], s: Optional[int] = None) -> Tensor:
         """log p(x_s | x_t) (equation 11).
@@ -282,12 +329,24 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Union[str, os.PathLike], subfolder: str = "", **hub_options: Any
+        cls, pretrained_model_name_or_path: Union[str, os.PathLike], subfolder: Optional[str] = None, **options: Any
     ) -> "VQDiffusionScheduler":
-        """Reads scheduler_config.json from a folder or a hub id."""
-        folder = hub.resolve(pretrained_model_name_or_path, [subfolder], **hub_options) / subfolder
-        return cls.from_config(cls.load_config(folder))
+        """Reads scheduler_config.json from a folder or a hub id.
 
-    def save_pretrained(self, save_directory: Union[str, os.PathLike]) -> None:
-        """Writes scheduler_config.json."""
-        self.save_config(Path(save_directory))
+        Args:
+            pretrained_model_name_or_path: a folder, or a hub id.
+            subfolder: where in it the file lies.
+            options: arguments of the constructor that are to be other than in the file; and those of
+                ``mindone_vq.weights.hub.resolve``.
+        """
+        changed, hub_options = cls.split_options(options, ["subfolder"])
+        return cls.from_config(cls.load_config(pretrained_model_name_or_path, subfolder, **hub_options), **changed)
+
+    def save_pretrained(
+        self, save_directory: Union[str, os.PathLike], push_to_hub: bool = False, **hub_options: Any
+    ) -> None:
+        """Writes scheduler_config.json; with ``push_to_hub`` uploads it (``mindone_vq.weights.hub.push``)."""
+        check_saving(save_directory, True, push_to_hub, hub_options)
+        self.save_config(save_directory)
+        if push_to_hub:
+            hub.push(Path(save_directory), **hub_options)

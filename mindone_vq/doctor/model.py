@@ -13,7 +13,8 @@ AGAIN = "download or convert it again"
 def check_model(folder: Path) -> Iterator[Finding]:
     """A finding for model_index.json, and one for each component it should have."""
     import mindone_vq
-    from mindone_vq.pipelines.base import Pipeline, check_index
+    from mindone_vq.pipelines.base import DiffusionPipeline
+    from mindone_vq.pipelines.pretrained import check_index
     from mindone_vq.weights.files import read_json
 
     if not folder.is_dir():
@@ -22,7 +23,7 @@ def check_model(folder: Path) -> Iterator[Finding]:
     try:
         named = read_json(folder / "model_index.json").get("_class_name", "VQDiffusionPipeline")
         pipeline = getattr(mindone_vq, named, None) if named in mindone_vq.__all__ else None
-        if not isinstance(pipeline, type) or not issubclass(pipeline, Pipeline):
+        if not isinstance(pipeline, type) or not issubclass(pipeline, DiffusionPipeline):
             yield Finding("model", f"{folder} holds a {named}", WRONG, "it is for another package")
             return
         check_index(pipeline, folder)

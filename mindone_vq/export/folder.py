@@ -14,7 +14,7 @@ from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.export.graphs import CONDITIONS, graphs_of, text_length
 from mindone_vq.export.mindir import write_mindir
 from mindone_vq.nn.device import device
-from mindone_vq.pipelines.base import Pipeline
+from mindone_vq.pipelines.base import DiffusionPipeline
 from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
 from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
 from mindone_vq.weights.files import replacing_folder, write_json
@@ -41,7 +41,11 @@ STEPS = [
 
 
 def export_pipeline(
-    pipe: Pipeline, folder: Union[str, os.PathLike], batch_size: int, guided: bool = True, overwrite: bool = False
+    pipe: DiffusionPipeline,
+    folder: Union[str, os.PathLike],
+    batch_size: int,
+    guided: bool = True,
+    overwrite: bool = False,
 ) -> Path:
     """Writes the graphs of ``pipe`` as MINDIR files, the constants that a generation needs, and pipeline.json.
 
@@ -87,7 +91,7 @@ def export_pipeline(
     return Path(folder) / DESCRIPTION
 
 
-def _check(pipe: Pipeline, batch_size: int) -> None:
+def _check(pipe: DiffusionPipeline, batch_size: int) -> None:
     if type(pipe) not in CONDITIONS:
         known = ", ".join(kind.__name__ for kind in CONDITIONS)
         raise TypeError(f"pipe is a {type(pipe).__name__}; it must be one of {known}.")

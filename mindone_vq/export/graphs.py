@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindone_vq.diffusion.samplers import Ancestral
-from mindone_vq.pipelines.base import Pipeline
+from mindone_vq.pipelines.base import DiffusionPipeline
 from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
 from mindone_vq.pipelines.graphs import CodeDecoding, DenoisingStep, TextEncoding
 from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
@@ -103,7 +103,7 @@ CONDITIONS = {
 }
 
 
-def graphs_of(pipe: Pipeline, batch_size: int, guided: bool) -> list[Graph]:
+def graphs_of(pipe: DiffusionPipeline, batch_size: int, guided: bool) -> list[Graph]:
     """The text encoder where there is one, one denoising step, and the decoder.
 
     Raises:
@@ -123,7 +123,7 @@ def text_encoder(pipe: VQDiffusionPipeline, batch_size: int) -> Graph:
     return Graph("text_encoder", TextEncoding(encoder), inputs, "last_hidden_state")
 
 
-def denoising_step(pipe: Pipeline, batch_size: int, guided: bool) -> Graph:
+def denoising_step(pipe: DiffusionPipeline, batch_size: int, guided: bool) -> Graph:
     """x_t -> x_s."""
     condition = CONDITIONS[type(pipe)]
     if guided and condition is None:
@@ -141,7 +141,7 @@ def denoising_step(pipe: Pipeline, batch_size: int, guided: bool) -> Graph:
     return Graph("denoising_step", cell, inputs, "x_s")
 
 
-def decoder(pipe: Pipeline, batch_size: int) -> Graph:
+def decoder(pipe: DiffusionPipeline, batch_size: int) -> Graph:
     """Codes -> pictures."""
     cell = CodeDecoding(pipe.vqvae, pipe.transformer.height, pipe.transformer.width)
     codes = _zeros(batch_size, pipe.transformer.num_latent_pixels, dtype=ms.int32)

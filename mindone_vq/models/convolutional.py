@@ -11,7 +11,7 @@ from mindone_vq.models.denoiser import DiscreteDenoiser, Transformer2DModelOutpu
 from mindone_vq.nn.attention import Attention
 from mindone_vq.nn.feed_forward import ConvFeedForward
 from mindone_vq.nn.normalization import AdaLayerNorm, LayerNorm
-from mindone_vq.weights.pretrained import register_to_config
+from mindone_vq.weights.config import register_to_config
 
 
 class ConvolutionalBlock(nn.Cell):
@@ -84,10 +84,10 @@ class UnconditionalTransformer2DModel(DiscreteDenoiser):
         self._build(blocks, dim, sample_size, num_vector_embeds, num_embeds_ada_norm, position_table_size)
 
     def construct(
-        self, hidden_states: Tensor, timestep: Union[Tensor, int], return_dict: bool = False
-    ) -> Union[Transformer2DModelOutput, tuple[Tensor]]:
+        self, hidden_states: Tensor, timestep: Union[Tensor, int], return_dict: bool = True
+    ) -> Transformer2DModelOutput:
         """x_t (batch, pixels) integers -> log p(x_0) (batch, classes, pixels) float32."""
-        return self.classes_first(hidden_states, None, timestep, return_dict)
+        return self.classes_first(hidden_states, None, timestep)
 
 
 class ClassTransformer2DModel(DiscreteDenoiser):
@@ -124,7 +124,7 @@ class ClassTransformer2DModel(DiscreteDenoiser):
         self._build(blocks, dim, sample_size, num_vector_embeds, num_embeds_ada_norm, position_table_size)
 
     def construct(
-        self, hidden_states: Tensor, class_labels: Tensor, timestep: Union[Tensor, int], return_dict: bool = False
-    ) -> Union[Transformer2DModelOutput, tuple[Tensor]]:
+        self, hidden_states: Tensor, class_labels: Tensor, timestep: Union[Tensor, int], return_dict: bool = True
+    ) -> Transformer2DModelOutput:
         """x_t (batch, pixels) and class_labels (batch,) integers -> log p(x_0) (batch, classes, pixels) float32."""
-        return self.classes_first(hidden_states, class_labels, timestep, return_dict)
+        return self.classes_first(hidden_states, class_labels, timestep)

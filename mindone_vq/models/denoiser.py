@@ -1,19 +1,18 @@
 """What every denoiser of discrete codes shares."""
 
-from dataclasses import dataclass
-from typing import Optional, Union
+from typing import NamedTuple, Optional, Union
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.nn.embeddings import ImagePositionalEmbeddings
 from mindone_vq.nn.normalization import LayerNorm
-from mindone_vq.outputs import Output
+from mindone_vq.outputs import output
 from mindone_vq.weights.pretrained import PretrainedCell
 
 
-@dataclass
-class Transformer2DModelOutput(Output):
+@output
+class Transformer2DModelOutput(NamedTuple):
     """sample: log p(x_0), (batch, classes, pixels)."""
 
     sample: Tensor
@@ -25,8 +24,10 @@ class DiscreteDenoiser(PretrainedCell):
     Attributes:
         height, width, num_latent_pixels: the grid of codes.
         num_vector_embeds: classes including the mask, which is the last.
-        num_timesteps: timesteps the network was trained for.
+        num_timesteps: timesteps the network was trained for; None: it takes none.
     """
+
+    output_class = Transformer2DModelOutput
 
     def _build(
         self,
@@ -34,7 +35,7 @@ class DiscreteDenoiser(PretrainedCell):
         inner_dim: int,
         sample_size: int,
         num_vector_embeds: int,
-        num_timesteps: int,
+        num_timesteps: Optional[int],
         position_table_size: Optional[int] = None,
     ) -> None:
         """Makes the layers around ``blocks``; the arguments are as the subclasses document them."""
@@ -77,13 +78,30 @@ class DiscreteDenoiser(PretrainedCell):
         return ops.log_softmax(logits.astype(ms.float32), axis=-1)
 
     def classes_first(
-        self, x_t: Tensor, condition: Optional[Tensor], timestep: Union[Tensor, int], return_dict: bool
-    ) -> Union[Transformer2DModelOutput, tuple[Tensor]]:
-        """``log_p_x_0`` in diffusers' axis order, (batch, classes, pixels); one timestep, or one for each image."""
-        if isinstance(timestep, int):
-            timestep = Tensor(timestep, ms.int32)
-        timestep = timestep.reshape(-1).broadcast_to((x_t.shape[0],))
-        sample = self.log_p_x_0(x_t, condition, timestep).transpose(0, 2, 1)
-        if not return_dict:
-            return (sample,)
-        return Transformer2DModelOutput(sample=sample)
+        self, x_t: Tensor, condition: Optional[Tensor], timestep: Union[Tensor, int, None]
+    ) -> Transformer2DModelOutput:
+        """``log_p_x_0`` in diffusers' axis order, (batch, classes, pixels); one timestep, or one for each image.
+
+        Raises:
+            ValueError: the codes are not of this network's grid, or the timestep is missing or one too many.
+        """
+        if x_t.ndim != 2 or x_t.shape[1] != self.num_latent_pixels:
+            raise ValueError(
+                f"hidden_states has shape {x_t.shape}; it must be (batch, {self.num_latent_pixels}), the codes of a "
+                f"grid of {self.height} x {self.width} (sample_size)."
+            )
+        if self.num_timesteps is not None:
+            if timestep is None:
+                raise ValueError("timestep is missing: give one for the batch, or one for each image, (batch,).")
+            if isinstance(timestep, int):
+                timestep = Tensor(timestep, ms.int32)
+            timestep = timestep.reshape(-1)
+            if timestep.shape[0] not in (1, x_t.shape[0]):
+                raise ValueError(
+                    f"{timestep.shape[0]} timesteps given for {x_t.shape[0]} images: give one, or as many."
+                )
+            timestep = timestep.broadcast_to((x_t.shape[0],))
+        return (self.log_p_x_0(x_t, condition, timestep).transpose(0, 2, 1),)
+
+    def checkpointed_blocks(self) -> list[nn.Cell]:
+        return list(self.transformer_blocks)

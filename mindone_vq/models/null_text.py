@@ -6,8 +6,9 @@ import numpy as np
 from mindspore import Parameter
 from mindspore.common.initializer import initializer
 
+from mindone_vq.weights.config import register_to_config
 from mindone_vq.weights.lazy import LazyTensor
-from mindone_vq.weights.pretrained import PretrainedCell, register_to_config
+from mindone_vq.weights.pretrained import PretrainedCell
 
 
 class LearnedClassifierFreeSamplingEmbeddings(PretrainedCell):

@@ -1,31 +1,31 @@
 """VQModel: pictures <-> codes of a learned codebook (VQ-VAE, arXiv 1711.00937; VQGAN, arXiv 2012.09841)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Optional, Union
+from typing import NamedTuple, Optional
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Uniform
 
 from mindone_vq.models.autoencoder import Decoder, Encoder
-from mindone_vq.outputs import Output
-from mindone_vq.weights.pretrained import PretrainedCell, register_to_config
+from mindone_vq.outputs import output, returns
+from mindone_vq.weights.config import register_to_config
+from mindone_vq.weights.pretrained import PretrainedCell
 
 
-@dataclass
-class VQEncoderOutput(Output):
+@output
+class VQEncoderOutput(NamedTuple):
     """latents: (batch, vq_embed_dim, height / f, width / f), before quantisation."""
 
     latents: Tensor
 
 
-@dataclass
-class DecoderOutput(Output):
+@output
+class DecoderOutput(NamedTuple):
     """sample: (batch, out_channels, height, width); commit_loss: scalar, or zeros of shape (batch,)."""
 
     sample: Tensor
-    commit_loss: Optional[Tensor] = None
+    commit_loss: Tensor
 
 
 class VectorQuantizer(nn.Cell):
@@ -122,6 +122,7 @@ class VQModel(PretrainedCell):
     """
 
     quantizer_class = VectorQuantizer
+    output_class = DecoderOutput
 
     @register_to_config
     def __init__(
@@ -176,27 +177,29 @@ class VQModel(PretrainedCell):
         self.post_quant_conv = nn.Conv2d(vq_embed_dim, latent_channels, 1, has_bias=True)
         self.decoder = Decoder(latent_channels, out_channels, up_block_types, spatial_norm=self.spatial_norm, **shared)
 
-    def encode(self, x: Tensor, return_dict: bool = False) -> Union[VQEncoderOutput, tuple[Tensor]]:
-        """x: (batch, in_channels, height, width) in [-1, 1] -> latents (batch, vq_embed_dim, h, w), not quantised."""
-        latents = self.quant_conv(self.encoder(x.astype(self.dtype)))
-        if not return_dict:
-            return (latents,)
-        return VQEncoderOutput(latents=latents)
+    @returns(VQEncoderOutput)
+    def encode(self, x: Tensor, return_dict: bool = True) -> VQEncoderOutput:
+        """x: (batch, in_channels, height, width) in [-1, 1] -> latents (batch, vq_embed_dim, h, w), not quantised.
 
+        ``return_dict`` is accepted and changes nothing: see ``mindone_vq.outputs``.
+        """
+        return (self.quant_conv(self.encoder(x.astype(self.dtype))),)
+
+    @returns(DecoderOutput)
     def decode(
         self,
         h: Tensor,
         force_not_quantize: bool = False,
-        return_dict: bool = False,
+        return_dict: bool = True,
         shape: Optional[Sequence[int]] = None,
-    ) -> Union[DecoderOutput, tuple[Tensor, Tensor]]:
+    ) -> DecoderOutput:
         """Latents -> picture.
 
         Args:
             h: (batch, vq_embed_dim, height, width); codes where the model has ``lookup_from_codebook`` and
                 ``force_not_quantize`` is set.
             force_not_quantize: take ``h`` as it is, already quantised.
-            return_dict: a ``DecoderOutput`` instead of a tuple (sample, commit_loss).
+            return_dict: accepted, and changes nothing: see ``mindone_vq.outputs``.
             shape: (batch, height, width, vq_embed_dim) of the codes, with ``lookup_from_codebook``.
         """
         if not force_not_quantize:
@@ -207,10 +210,11 @@ class VQModel(PretrainedCell):
             else:
                 quantized = h.astype(self.dtype)
             commit_loss = ops.zeros((h.shape[0],), self.dtype)
-        sample = self.decode_quantized(quantized)
-        if not return_dict:
-            return sample, commit_loss
-        return DecoderOutput(sample=sample, commit_loss=commit_loss)
+        return self.decode_quantized(quantized), commit_loss
+
+    def checkpointed_blocks(self) -> list[nn.Cell]:
+        parts = (self.encoder.down_blocks, [self.encoder.mid_block, self.decoder.mid_block], self.decoder.up_blocks)
+        return [block for part in parts for block in part]
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """codes: (batch, height, width) integers -> pictures (batch, out_channels, H, W) in [0, 1], float32."""
@@ -223,10 +227,9 @@ class VQModel(PretrainedCell):
         latents = self.post_quant_conv(quantized)
         return self.decoder(latents, quantized if self.spatial_norm else None)
 
-    def construct(self, sample: Tensor, return_dict: bool = False) -> Union[DecoderOutput, tuple[Tensor, Tensor]]:
+    def construct(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput:
         """Pictures (batch, in_channels, height, width) -> (reconstruction, commitment loss)."""
-        latents = self.encode(sample)[0]
-        return self.decode(latents, return_dict=return_dict)
+        return self.decode(self.encode(sample)[0])
 
 
 class GumbelVQModel(VQModel):

@@ -127,7 +127,8 @@ class SpatialAttention(Attention):
 class BasicTransformerBlock(nn.Cell):
     """Self-attention, cross-attention to the text, feed-forward; each after its norm, each with a residual.
 
-    Without ``cross_attention_dim`` there is no second attention: the unconditional models.
+    Without ``cross_attention_dim`` there is no second attention: the unconditional models. Without
+    ``num_embeds_ada_norm`` the norms before attention are plain, and the timestep is not looked at.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class BasicTransformerBlock(nn.Cell):
         dim: int,
         heads: int,
         dim_head: int,
-        num_embeds_ada_norm: int,
+        num_embeds_ada_norm: Optional[int] = None,
         cross_attention_dim: Optional[int] = None,
         activation_fn: str = "geglu",
         attention_bias: bool = False,
@@ -144,19 +145,29 @@ class BasicTransformerBlock(nn.Cell):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.norm1 = AdaLayerNorm(dim, num_embeds_ada_norm)
+        self.is_timed = num_embeds_ada_norm is not None
+
+        def norm() -> nn.Cell:
+            if self.is_timed:
+                return AdaLayerNorm(dim, num_embeds_ada_norm)
+            return LayerNorm(dim, norm_eps, norm_elementwise_affine)
+
+        self.norm1 = norm()
         self.attn1 = Attention(dim, heads, dim_head, bias=attention_bias, dropout=dropout)
         self.is_conditional = cross_attention_dim is not None
         if self.is_conditional:
-            self.norm2 = AdaLayerNorm(dim, num_embeds_ada_norm)
+            self.norm2 = norm()
             self.attn2 = Attention(dim, heads, dim_head, cross_attention_dim, attention_bias, dropout)
         self.norm3 = LayerNorm(dim, norm_eps, norm_elementwise_affine)
         self.ff = FeedForward(dim, activation_fn, dropout)
 
-    def construct(self, hidden_states: Tensor, encoder_hidden_states: Optional[Tensor], timestep: Tensor) -> Tensor:
+    def construct(
+        self, hidden_states: Tensor, encoder_hidden_states: Optional[Tensor], timestep: Optional[Tensor]
+    ) -> Tensor:
         """hidden_states: (batch, tokens, dim); encoder_hidden_states: (batch, length, cross_attention_dim)."""
-        hidden_states = hidden_states + self.attn1(self.norm1(hidden_states, timestep))
+        normalized = self.norm1(hidden_states, timestep) if self.is_timed else self.norm1(hidden_states)
+        hidden_states = hidden_states + self.attn1(normalized)
         if self.is_conditional:
-            normalized = self.norm2(hidden_states, timestep)
+            normalized = self.norm2(hidden_states, timestep) if self.is_timed else self.norm2(hidden_states)
             hidden_states = hidden_states + self.attn2(normalized, encoder_hidden_states)
         return hidden_states + self.ff(self.norm3(hidden_states))

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Union
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from mindone_vq.pictures import to_rgb
 from mindone_vq.weights.pretrained import logger
 
 Picture = Union[Image.Image, np.ndarray]
@@ -103,14 +104,10 @@ def _to_rgb(picture: Picture, name: str) -> Image.Image:
         picture = _from_array(picture, name)
     if not isinstance(picture, Image.Image):
         raise TypeError(f"{name} is a PIL picture or a numpy array, or a list of them, given {type(picture).__name__}.")
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(paper, picture)
-    if picture.mode.startswith(("I", "F")):
-        raise ValueError(f"{name} has mode {picture.mode!r}, whose range is not known: convert it to 8 bits first.")
-    return picture.convert("RGB")
+    try:
+        return to_rgb(picture)
+    except ValueError as error:
+        raise ValueError(f"{name} has mode {picture.mode!r}: {error}.") from error
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
@@ -126,8 +123,10 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise ValueError(f"{name} goes from {array.min()} to {array.max()}; floats must be in [0, 1].")
         array = (array * 255).round().astype(np.uint8)
+    elif array.dtype == np.uint16:
+        array = (array / 257).round().astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise TypeError(f"{name} is an array of {array.dtype}; expected uint8, booleans, or floats in [0, 1].")
+        raise TypeError(f"{name} is an array of {array.dtype}; expected uint8, uint16, booleans, or floats in [0, 1].")
     return Image.fromarray(array)
 
 

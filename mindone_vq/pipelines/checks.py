@@ -10,13 +10,19 @@ from mindspore import Tensor
 
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.denoiser import DiscreteDenoiser
+from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
+from mindone_vq.models.transformer import Transformer2DModel
 from mindone_vq.models.vq_model import VQModel
 
 OUTPUT_TYPES = ("pil", "np", "latent")
 
 
 def check_components(vqvae: VQModel, transformer: DiscreteDenoiser, scheduler: VQDiffusionScheduler) -> None:
-    """The three must agree on the classes and the timesteps."""
+    """The three must be of these kinds, and agree on the classes and the timesteps."""
+    kinds = {"vqvae": (vqvae, VQModel), "transformer": (transformer, DiscreteDenoiser)}
+    for name, (part, kind) in {**kinds, "scheduler": (scheduler, VQDiffusionScheduler)}.items():
+        if not isinstance(part, kind):
+            raise TypeError(f"{name} is a {type(part).__module__}.{type(part).__name__}; give a {kind.__name__}.")
     classes = transformer.num_vector_embeds
     if scheduler.num_embed != classes:
         raise ValueError(
@@ -26,11 +32,26 @@ def check_components(vqvae: VQModel, transformer: DiscreteDenoiser, scheduler: V
     codebook = vqvae.quantize.num_embeddings
     if codebook < classes - 1:
         raise ValueError(f"The transformer predicts {classes - 1} codes, the VQ-VAE has {codebook}.")
-    if scheduler.num_train_timesteps > transformer.num_timesteps:
+    if transformer.num_timesteps is not None and scheduler.num_train_timesteps > transformer.num_timesteps:
         raise ValueError(
             f"The scheduler has {scheduler.num_train_timesteps} timesteps (num_train_timesteps), the transformer "
             f"embeds {transformer.num_timesteps} (num_embeds_ada_norm)."
         )
+
+
+def check_text_components(
+    text_encoder: Any, transformer: Transformer2DModel, null: LearnedClassifierFreeSamplingEmbeddings
+) -> None:
+    """The text embeddings must be what the transformer takes, and the learned null text must be one of them."""
+    size = transformer.cross_attention_dim
+    if size is not None and size != text_encoder.hidden_size:
+        raise ValueError(
+            f"The text encoder gives embeddings of {text_encoder.hidden_size} (hidden_size), the transformer takes "
+            f"{size} (cross_attention_dim)."
+        )
+    expected = (text_encoder.max_length, text_encoder.hidden_size)
+    if null.learnable and null.embeddings.shape != expected:
+        raise ValueError(f"The learned null text has shape {null.embeddings.shape}; the text encoder gives {expected}.")
 
 
 def check_prompt(prompt: Any, embeddings: Optional[Tensor], name: str) -> list[str]:
@@ -72,7 +93,8 @@ def _check_number(value: Any, name: str) -> None:
         raise ValueError(f"{name} is {value}; it must be finite.")
 
 
-def _check_positive_integer(value: Any, name: str) -> None:
+def check_positive_integer(value: Any, name: str) -> None:
+    """A count."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is an integer, given {value!r}.")
     if value < 1:
@@ -90,13 +112,15 @@ def check_settings(
 ) -> None:
     """The scalar arguments of a call; ``count`` is what the pipeline calls ``num_images``."""
     _check_number(guidance_scale, "guidance_scale")
+    if guidance_scale < 0:
+        raise ValueError(f"guidance_scale is {guidance_scale}; it must be at least 0. Guidance is on above 1.")
     _check_number(truncation_rate, "truncation_rate")
     if not 0 < truncation_rate <= 1:
         raise ValueError(f"truncation_rate is {truncation_rate}; it must be above 0 and at most 1 (which keeps all).")
     if top_k is not None:
-        _check_positive_integer(top_k, "top_k")
-    _check_positive_integer(num_images, count)
-    _check_positive_integer(callback_steps, "callback_steps")
+        check_positive_integer(top_k, "top_k")
+    check_positive_integer(num_images, count)
+    check_positive_integer(callback_steps, "callback_steps")
     check_output_type(output_type)
 
 

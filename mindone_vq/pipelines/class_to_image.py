@@ -13,12 +13,12 @@ from mindone_vq.diffusion.sampling import Generators
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.convolutional import ClassTransformer2DModel
 from mindone_vq.models.vq_model import VQModel
-from mindone_vq.pipelines.base import ImagePipelineOutput, Pipeline
-from mindone_vq.pipelines.checks import check_class_labels, check_components, check_settings
+from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput
+from mindone_vq.pipelines.checks import check_class_labels, check_settings
 from mindone_vq.pipelines.generation import Call, Condition
 
 
-class ClassToImagePipeline(Pipeline):
+class ClassToImagePipeline(DiffusionPipeline):
     """Class-conditional generation with VQ-Diffusion (arXiv 2111.14822, section 5.4).
 
     Args:
@@ -34,7 +34,6 @@ class ClassToImagePipeline(Pipeline):
     }
 
     def __init__(self, vqvae: VQModel, transformer: ClassTransformer2DModel, scheduler: VQDiffusionScheduler) -> None:
-        check_components(vqvae, transformer, scheduler)
         super().__init__(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
 
     def __call__(
@@ -47,7 +46,7 @@ class ClassToImagePipeline(Pipeline):
         generator: Generators = None,
         latents: Union[Tensor, np.ndarray, None] = None,
         output_type: str = "pil",
-        return_dict: bool = False,
+        return_dict: bool = True,
         callback: Optional[Callable[[int, int, Tensor], None]] = None,
         callback_steps: int = 1,
         callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
@@ -55,7 +54,7 @@ class ClassToImagePipeline(Pipeline):
         spacing: str = "uniform",
         top_k: Optional[int] = None,
         guidance_schedule: GuidanceSchedule = "constant",
-    ) -> Union[ImagePipelineOutput, tuple]:
+    ) -> ImagePipelineOutput:
         """Generates pictures of ``class_labels``, a class or a list; the rest as in ``VQDiffusionPipeline``.
 
         Raises:
@@ -88,4 +87,5 @@ class ClassToImagePipeline(Pipeline):
             top_k,
             guidance_schedule,
         )
-        return self._generate(Condition.of(labels, null, ms.int32), call, output_type, return_dict)
+        start = call.start(self.scheduler, self.transformer, len(labels))
+        return self._generate(Condition.of(labels, null, ms.int32), call, start, output_type)

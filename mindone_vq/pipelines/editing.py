@@ -4,7 +4,7 @@ Both have the components of a VQDiffusionPipeline, and load its folders; ``VQDif
 is one over the weights of a pipeline that is there.
 """
 
-from typing import Any, Union
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -12,7 +12,7 @@ from mindspore import Tensor
 
 from mindone_vq.pipelines.base import ImagePipelineOutput
 from mindone_vq.pipelines.canvas import Pictures, blended, to_mask, to_pixels, unknown_codes
-from mindone_vq.pipelines.checks import check_output_type
+from mindone_vq.pipelines.checks import check_output_type, check_positive_integer
 from mindone_vq.pipelines.generation import Edit
 from mindone_vq.pipelines.graphs import PictureEncoding
 from mindone_vq.pipelines.text_to_image import Prompt, VQDiffusionPipeline
@@ -34,9 +34,13 @@ class EditingPipeline(VQDiffusionPipeline):
         return self.transformer.height * self.factor, self.transformer.width * self.factor
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """(batch, H, W, 3) uint8 -> codes (batch, pixels)."""
+        """(batch, H, W, 3) uint8 -> codes (batch, pixels) that the transformer knows.
+
+        A VQ-VAE may have more codes than the transformer: those are read as code 0, as in Microsoft's models.
+        """
         graph = self._graphs.get(PictureEncoding, self.vqvae, name="encoder")
-        return graph(Tensor(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))).asnumpy()
+        codes = graph(Tensor(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))).asnumpy()
+        return np.where(codes < self.scheduler.mask_class, codes, 0)
 
 
 class VQDiffusionInpaintPipeline(EditingPipeline):
@@ -49,9 +53,9 @@ class VQDiffusionInpaintPipeline(EditingPipeline):
         prompt: Prompt,
         resample: int = 1,
         output_type: str = "pil",
-        return_dict: bool = False,
+        return_dict: bool = True,
         **options: Any,
-    ) -> Union[ImagePipelineOutput, tuple]:
+    ) -> ImagePipelineOutput:
         """Generates pictures that are ``image`` outside of ``mask``.
 
         Codes none of whose pixels is painted are held, at every step, to what the forward process makes of them. Pixels
@@ -65,16 +69,19 @@ class VQDiffusionInpaintPipeline(EditingPipeline):
             resample: how often each step is done, going back between: above 1 the new part fits the old one better, and
                 takes as many times longer (RePaint, arXiv 2201.09865).
             output_type: "pil", "np", or "latent": the codes.
-            return_dict: an ``ImagePipelineOutput`` instead of a tuple.
+            return_dict: accepted, and changes nothing: see ``mindone_vq.outputs``.
             options: the other arguments of ``VQDiffusionPipeline``.
 
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
         check_output_type(output_type)
+        check_positive_integer(resample, "resample")
+        request = self._request(prompt=prompt, output_type="latent", **options)
         pixels, painted = to_pixels(image, *self.size), to_mask(mask, *self.size)
+        _check_count(request.batch, pixels, painted)
         edit = Edit(self.encode(pixels), ~unknown_codes(painted, self.factor), resample=resample)
-        images = super().__call__(prompt, output_type="latent", edit=edit, **options)[0]
+        images = self._run(request, edit).images
         if output_type != "latent":
             images = self.decode_latents(images, "np")
             pixels, painted = (np.broadcast_to(each, (len(images), *each.shape[1:])) for each in (pixels, painted))
@@ -82,15 +89,13 @@ class VQDiffusionInpaintPipeline(EditingPipeline):
             images = np.stack([blended(*row, reach=self.factor) for row in rows])
         if output_type == "pil":
             images = self.numpy_to_pil(images)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return ImagePipelineOutput(images)
 
 
 class VQDiffusionImg2ImgPipeline(EditingPipeline):
     """Changes a picture as a whole, as much as is asked for."""
 
-    def __call__(
-        self, image: Pictures, prompt: Prompt, strength: float = 0.8, **options: Any
-    ) -> Union[ImagePipelineOutput, tuple]:
+    def __call__(self, image: Pictures, prompt: Prompt, strength: float = 0.8, **options: Any) -> ImagePipelineOutput:
         """Generates from ``image`` made noisy.
 
         Args:
@@ -99,24 +104,40 @@ class VQDiffusionImg2ImgPipeline(EditingPipeline):
             strength: the part of the chain that is gone through, from the noise that belongs to it: 0 gives what the
                 VQ-VAE makes of the image, 1 what the prompt alone gives. Between, the sampler "ancestral" also replaces
                 codes that contradict the prompt; the others change masked codes alone.
-            options: the other arguments of ``VQDiffusionPipeline``.
+            options: the other arguments of ``VQDiffusionPipeline``; ``latents`` only with a strength of 1.
 
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
-        return super().__call__(prompt, edit=self._edit(image, strength), **options)
+        return self._changed(image, strength, prompt=prompt, **options)
 
-    def variations(self, image: Pictures, strength: float = 0.5, **options: Any) -> Union[ImagePipelineOutput, tuple]:
+    def variations(self, image: Pictures, strength: float = 0.5, **options: Any) -> ImagePipelineOutput:
         """Pictures like ``image``: as a call with the null text for a prompt.
 
         Args:
             image, strength: as in a call.
             options: likewise, but for ``guidance_scale`` and what has to do with prompts.
         """
-        edit = self._edit(image, strength)
-        null = self._null_embeddings(None, None).repeat(len(edit.codes), axis=0)
-        return super().__call__(prompt_embeds=Tensor(null, ms.float32), guidance_scale=1.0, edit=edit, **options)
+        null = self._embedded(self.null_texts(), len(to_pixels(image, *self.size)))
+        return self._changed(image, strength, prompt_embeds=Tensor(null, ms.float32), guidance_scale=1.0, **options)
 
-    def _edit(self, image: Pictures, strength: float) -> Edit:
-        codes = self.encode(to_pixels(image, *self.size))
-        return Edit(codes, np.zeros(codes.shape, bool), strength=strength)
+    def _changed(self, image: Pictures, strength: float, **options: Any) -> ImagePipelineOutput:
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength is {strength}; it must be from 0, the picture, to 1, the prompt alone.")
+        if strength < 1 and options.get("latents") is not None:
+            raise ValueError(
+                f"latents are where the chain starts at strength 1; at strength {strength} it starts at the image: "
+                "leave one of the two out."
+            )
+        request = self._request(**options)
+        pixels = to_pixels(image, *self.size)
+        _check_count(request.batch, pixels)
+        codes = self.encode(pixels)
+        return self._run(request, Edit(codes, np.zeros(codes.shape, bool), strength=strength))
+
+
+def _check_count(batch: int, *given: np.ndarray) -> None:
+    """Pictures and masks: one for all, or one for each."""
+    for each in given:
+        if len(each) not in (1, batch):
+            raise ValueError(f"{len(each)} pictures or masks given for {batch} pictures: give one, or one for each.")

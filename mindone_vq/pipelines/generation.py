@@ -72,6 +72,25 @@ class Call:
     top_k: Optional[int] = None
     guidance_schedule: GuidanceSchedule = "constant"
 
+    def start(
+        self, scheduler: VQDiffusionScheduler, transformer: DiscreteDenoiser, batch: int
+    ) -> tuple[list[np.random.Generator], Tensor]:
+        """Checks everything and tells the scheduler its timesteps: to be called before any work.
+
+        Returns:
+            The generators, and x_T (batch, pixels) int32.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it must be; the message names it.
+        """
+        scheduler.set_timesteps(self.num_inference_steps, sampler=self.sampler, spacing=self.spacing)
+        scale_at(self.guidance_schedule, self.guidance_scale, 1.0)
+        for name in ("callback", "callback_on_step_end"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise TypeError(f"{name} is a function, given {getattr(self, name)!r}.")
+        x_t = check_latents(self.latents, (batch, transformer.num_latent_pixels), transformer.num_vector_embeds)
+        return make_generators(self.generator, batch), x_t
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -89,22 +108,10 @@ class Edit:
     strength: float = 1.0
     resample: int = 1
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength is {self.strength}; it must be from 0, the picture, to 1, the prompt alone.")
-        if isinstance(self.resample, bool) or not isinstance(self.resample, int) or self.resample < 1:
-            raise ValueError(f"resample is {self.resample!r}; it must be an integer of at least 1.")
-
     def for_batch(self, batch: int) -> "Edit":
         """The same for ``batch`` pictures, where there is one of all or one of each."""
-        rows = [self.codes, self.known]
-        for i, each in enumerate(rows):
-            if len(each) not in (1, batch):
-                raise ValueError(
-                    f"{len(each)} pictures or masks given for {batch} pictures: give one, or one for each."
-                )
-            rows[i] = np.broadcast_to(each, (batch, each.shape[1]))
-        return replace(self, codes=rows[0], known=rows[1])
+        codes, known = (np.broadcast_to(each, (batch, each.shape[1])) for each in (self.codes, self.known))
+        return replace(self, codes=codes, known=known)
 
     def start(self, scheduler: VQDiffusionScheduler, chain: list, noise: Tensor, generator: Generators) -> Tensor:
         """x_t before the first step: noise, or the codes as noisy as the chain begins."""
@@ -135,6 +142,7 @@ def generate_codes(
     scheduler: VQDiffusionScheduler,
     condition: Condition,
     call: Call,
+    start: tuple[list[np.random.Generator], Tensor],
     progress: Callable[[Iterable], Iterable],
     edit: Optional[Edit] = None,
 ) -> Tensor:
@@ -145,17 +153,16 @@ def generate_codes(
         graphs: where compiled graphs are kept.
         transformer, scheduler: the network and the chain.
         condition, call, edit: what is asked for.
+        start: from ``call.start``.
         progress: goes through the steps, and shows it.
 
     Returns:
         (batch, pixels) int32.
     """
-    scheduler.set_timesteps(call.num_inference_steps, call.sampler, call.spacing)
     conditions, batch = condition.told.shape[:2]
     shape, classes = (batch, transformer.num_latent_pixels), transformer.num_vector_embeds
-    generators = make_generators(call.generator, batch)
+    generators, x_t = start
     generator = generators[0] if len(generators) == 1 else generators  # for what is drawn outside of the sampler
-    x_t = check_latents(call.latents, shape, classes)
     chain = list(scheduler.steps())
     if edit is not None:
         edit = edit.for_batch(batch)

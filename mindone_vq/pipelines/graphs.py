@@ -9,7 +9,7 @@ import time
 from typing import Any, Optional
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from mindone_vq.diffusion.guidance import guide, probabilities, stays
 from mindone_vq.models.denoiser import DiscreteDenoiser
@@ -157,16 +157,22 @@ class PictureEncoding(nn.Cell):
 class CompiledGraph:
     """A cell compiled whole, which says so when it has to compile.
 
+    It runs as MindSpore runs a cell in graph mode, whatever mode the caller has set: the values of the parameters go
+    into the graph anew at every call. What ``ms.jit`` compiles keeps the memory that a parameter had when it was first
+    called: after ``Parameter.set_data`` or ``load_param_into_net`` it would compute with the old weights.
+
     Args:
-        cell: its construct takes tensors only.
+        cell: its construct takes tensors only; made for this graph alone.
         name: for the message.
     """
 
     def __init__(self, cell: nn.Cell, name: str) -> None:
-        if on_cpu() and any(p.dtype == ms.bfloat16 for p in cell.get_parameters()):
+        self.parameters = described_parameters(cell)
+        if on_cpu() and any(dtype == ms.bfloat16 for _, dtype, _ in self.parameters):
             raise ValueError(f"The {name} has bfloat16 weights, which MindSpore cannot run on a CPU: use float32.")
         self.cell, self.name = cell.set_train(False), name
-        self._run = ms.jit(cell, fullgraph=True)
+        cell.set_jit_config(ms.JitConfig(jit_level="O0", jit_syntax_level="STRICT"))  # no fallback to Python
+        self._run = cell.compile_and_run
         self._known: set[Any] = set()
         # On a CPU a thread that calls the next graph before this one has ended spins until then, on a core that this
         # one needs, which then takes up to twice as long.
@@ -192,21 +198,37 @@ def _wait_for(output: Any) -> None:
     (output if isinstance(output, Tensor) else output[0]).asnumpy()
 
 
+def described_parameters(cell: nn.Cell) -> list[tuple[Parameter, ms.Type, tuple[int, ...]]]:
+    """The parameters that a graph of ``cell`` is compiled for, each with its type and shape."""
+    return [(parameter, parameter.dtype, tuple(parameter.shape)) for parameter in cell.get_parameters()]
+
+
 class GraphCache:
-    """The graphs of a pipeline, made when first needed and again when a component was exchanged."""
+    """The graphs of a pipeline, made when first needed, and again when a component or a parameter was exchanged."""
 
     def __init__(self) -> None:
         self._graphs: dict[Any, tuple[tuple, CompiledGraph]] = {}
 
     def get(self, kind: type, *arguments: Any, name: str) -> CompiledGraph:
-        """The compiled ``kind(*arguments)``; the same one as long as the arguments are the same objects."""
+        """The compiled ``kind(*arguments)``.
+
+        It is the same one as long as the arguments are the same objects, and their parameters are the same objects of
+        the same types and shapes; the values of these may change.
+        """
         key = (kind, *(argument for argument in arguments if isinstance(argument, (int, type))))
         held: Optional[tuple[tuple, CompiledGraph]] = self._graphs.get(key)
-        if held is None or any(a is not b for a, b in zip(held[0], arguments)):
+        if held is None or not _same(held[0], arguments) or _parameters_changed(held[1]):
             held = (arguments, CompiledGraph(kind(*arguments), name))
             self._graphs[key] = held
         return held[1]
 
-    def clear(self) -> None:
-        """Forgets every graph: after the weights changed their type."""
-        self._graphs.clear()
+
+def _same(before: tuple, now: tuple) -> bool:
+    return all(a is b for a, b in zip(before, now) if not isinstance(a, (int, type)))
+
+
+def _parameters_changed(graph: CompiledGraph) -> bool:
+    now = described_parameters(graph.cell)
+    return len(now) != len(graph.parameters) or any(
+        a[0] is not b[0] or a[1:] != b[1:] for a, b in zip(graph.parameters, now)
+    )

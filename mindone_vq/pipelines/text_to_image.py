@@ -1,6 +1,8 @@
 """VQDiffusionPipeline: a prompt to pictures."""
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Callable, Optional, Union
 
 import mindspore as ms
@@ -14,26 +16,28 @@ from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
 from mindone_vq.models.transformer import Transformer2DModel
 from mindone_vq.models.vq_model import VQModel
-from mindone_vq.pipelines.base import ImagePipelineOutput, Pipeline
+from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput
 from mindone_vq.pipelines.checks import (
-    check_components,
     check_embeddings,
     check_prompt,
     check_settings,
+    check_text_components,
     check_weights,
 )
 from mindone_vq.pipelines.generation import Call, Condition, Edit
 from mindone_vq.pipelines.graphs import TextEncoding
 from mindone_vq.text.clip import CLIPTextModel
-from mindone_vq.text.foreign import adapt_text_encoder
+from mindone_vq.text.foreign import adapt_text_encoder, adapt_tokenizer
 from mindone_vq.text.tokenizer import CLIPTokenizer
+from mindone_vq.weights.hub import check_options
 from mindone_vq.weights.pretrained import logger
 from mindone_vq.weights.store import to_float32
 
 Prompt = Union[str, Sequence[str], Sequence[tuple[str, float]]]
+Texts = Union[list[str], np.ndarray]  # prompts, or their embeddings (prompts, length, hidden_size)
 
 
-class VQDiffusionPipeline(Pipeline):
+class VQDiffusionPipeline(DiffusionPipeline):
     """Text to image with VQ-Diffusion (arXiv 2111.14822, arXiv 2205.16007).
 
     Args:
@@ -63,15 +67,21 @@ class VQDiffusionPipeline(Pipeline):
         scheduler: VQDiffusionScheduler,
         learned_classifier_free_sampling_embeddings: LearnedClassifierFreeSamplingEmbeddings,
     ) -> None:
-        check_components(vqvae, transformer, scheduler)
         super().__init__(
             vqvae=vqvae,
-            text_encoder=adapt_text_encoder(text_encoder),
+            text_encoder=text_encoder,
             tokenizer=tokenizer,
             transformer=transformer,
             scheduler=scheduler,
             learned_classifier_free_sampling_embeddings=learned_classifier_free_sampling_embeddings,
         )
+
+    @classmethod
+    def checked_components(cls, components: dict[str, Any]) -> dict[str, Any]:
+        encoder, tokenizer = adapt_text_encoder(components["text_encoder"]), adapt_tokenizer(components["tokenizer"])
+        null = components["learned_classifier_free_sampling_embeddings"]
+        check_text_components(encoder, components["transformer"], null)
+        return super().checked_components({**components, "text_encoder": encoder, "tokenizer": tokenizer})
 
     def __call__(
         self,
@@ -83,7 +93,7 @@ class VQDiffusionPipeline(Pipeline):
         generator: Generators = None,
         latents: Union[Tensor, np.ndarray, None] = None,
         output_type: str = "pil",
-        return_dict: bool = False,
+        return_dict: bool = True,
         callback: Optional[Callable[[int, int, Tensor], None]] = None,
         callback_steps: int = 1,
         callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
@@ -94,8 +104,7 @@ class VQDiffusionPipeline(Pipeline):
         spacing: str = "uniform",
         top_k: Optional[int] = None,
         guidance_schedule: GuidanceSchedule = "constant",
-        edit: Optional[Edit] = None,
-    ) -> Union[ImagePipelineOutput, tuple]:
+    ) -> ImagePipelineOutput:
         """Generates pictures.
 
         Args:
@@ -103,15 +112,16 @@ class VQDiffusionPipeline(Pipeline):
                 with its share in guidance. Left out where ``prompt_embeds`` is given.
             num_inference_steps: 1 to the timesteps of training; fewer are spread over the whole range. Samplers other
                 than "ancestral" may take more.
-            guidance_scale: how far from the null text to go; above 1, guidance is on. None: the model's setting, 5
-                where it has none.
+            guidance_scale: how far from the null text to go; guidance is on above 1, and off from 0 to 1. None: the
+                model's setting, 5 where it has none.
             truncation_rate: share of the probability kept at each pixel, (0, 1]; 1 keeps all. None: the model's
                 setting, 1 where it has none.
             num_images_per_prompt: pictures of each prompt, next to each other in the result.
-            generator: a numpy generator or a seed; a list of them gives each picture its own.
+            generator: a numpy or a MindSpore generator, or a seed; a list of them gives each picture its own. None:
+                from numpy's global state, so ``mindspore.set_seed`` makes calls repeatable.
             latents: x_T to start from, (batch, pixels) integers; None: all masked.
             output_type: "pil", "np" or "latent".
-            return_dict: an ``ImagePipelineOutput`` instead of a tuple.
+            return_dict: accepted, and changes nothing: see ``mindone_vq.outputs``.
             callback: called as ``callback(step, timestep, latents)`` every ``callback_steps`` steps.
             callback_on_step_end: called as ``f(pipe, step, timestep, {"latents": x})`` after each step; a dict
                 that it returns with "latents" replaces x.
@@ -126,41 +136,15 @@ class VQDiffusionPipeline(Pipeline):
             top_k: keep so many of the likeliest classes at each pixel, instead of ``truncation_rate``.
             guidance_schedule: "constant"; "linear": guidance grows from none to ``guidance_scale`` along the chain;
                 (low, high): only where t / T lies between, 1 is all masked.
-            edit: what is kept of pictures that are there already; the editing pipelines make it.
 
         Returns:
-            ``(images,)`` or an ``ImagePipelineOutput``.
+            An ``ImagePipelineOutput``, which is also the tuple ``(images,)``.
 
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
-        guidance_scale, truncation_rate = self._settings(guidance_scale, truncation_rate)
-        check_settings(guidance_scale, truncation_rate, num_images_per_prompt, output_type, callback_steps, top_k)
-        prompt, weights = check_weights(prompt, guidance_scale)
-        embeddings, null = self._encode_prompt(
-            prompt,
-            num_images_per_prompt,
-            guidance_scale > 1.0,
-            negative_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
-        )
-        condition = Condition.of(embeddings, null, self.transformer.dtype, weights)
-        call = Call(
-            num_inference_steps,
-            guidance_scale,
-            truncation_rate,
-            generator,
-            latents,
-            callback,
-            callback_steps,
-            callback_on_step_end,
-            sampler,
-            spacing,
-            top_k,
-            guidance_schedule,
-        )
-        return self._generate(condition, call, output_type, return_dict, edit)
+        arguments = {name: value for name, value in locals().items() if name in DEFAULTS}
+        return self._run(self._request(**arguments))
 
     def encode_prompt(
         self,
@@ -176,53 +160,81 @@ class VQDiffusionPipeline(Pipeline):
         Returns:
             Both (prompts * num_images_per_prompt, length, hidden_size), tokens of length 1.
         """
-        embeddings, null = self._encode_prompt(
-            prompt,
-            num_images_per_prompt,
-            do_classifier_free_guidance,
-            negative_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
+        own, null = self._texts(
+            prompt, do_classifier_free_guidance, negative_prompt, prompt_embeds, negative_prompt_embeds
         )
-        return Tensor(embeddings), None if null is None else Tensor(null)
+        embeddings = self._embedded(own, num_images_per_prompt)
+        if null is None:
+            return Tensor(embeddings), None
+        return Tensor(embeddings), Tensor(self._embedded(_one_each(null, len(own)), num_images_per_prompt))
+
+    def _request(self, **options: Any) -> "TextRequest":
+        """The arguments of a call, checked. ``options`` are those of ``__call__``; what is left out has its default."""
+        check_options(options, DEFAULTS, f"{type(self).__name__}()")
+        options = {**DEFAULTS, **options}
+        guidance_scale, truncation_rate = self._settings(options["guidance_scale"], options["truncation_rate"])
+        options.update(guidance_scale=guidance_scale, truncation_rate=truncation_rate)
+        images_each, output_type = options["num_images_per_prompt"], options["output_type"]
+        check_settings(
+            guidance_scale, truncation_rate, images_each, output_type, options["callback_steps"], options["top_k"]
+        )
+        prompt, weights = check_weights(options["prompt"], guidance_scale)
+        embeds = options["prompt_embeds"], options["negative_prompt_embeds"]
+        own, null = self._texts(prompt, guidance_scale > 1.0, options["negative_prompt"], *embeds)
+        if weights and null is not None and len(null) > 1:
+            raise ValueError(f"{len(null)} negative prompts given for prompts that make one picture: give one.")
+        call = Call(**{field.name: options[field.name] for field in fields(Call)})
+        batch = images_each * (1 if weights else len(own))
+        start = call.start(self.scheduler, self.transformer, batch)
+        return TextRequest(own, null, tuple(weights), images_each, output_type, call, start, batch)
+
+    def _run(self, request: "TextRequest", edit: Optional[Edit] = None) -> ImagePipelineOutput:
+        """All the work of a call."""
+        embeddings = self._embedded(request.own, request.images_each)
+        null = request.null
+        if null is not None:
+            null = self._embedded(_one_each(null, len(request.own)), request.images_each)
+        condition = Condition.of(embeddings, null, self.transformer.dtype, request.weights)
+        return self._generate(condition, request.call, request.start, request.output_type, edit)
 
     # Text embeddings are small and made once a call: they stay numpy arrays, float32, until the steps need them.
 
-    def _encode_prompt(
+    def _texts(
         self,
         prompt: Optional[Prompt],
-        num_images_per_prompt: int,
         guided: bool,
         negative_prompt: Optional[Prompt],
         prompt_embeds: Optional[Tensor],
         negative_prompt_embeds: Optional[Tensor],
-    ) -> tuple[np.ndarray, Optional[np.ndarray]]:
-        embeddings = self._given_or_embedded(prompt, prompt_embeds, "prompt")
-        count = len(embeddings)
-        embeddings = embeddings.repeat(num_images_per_prompt, axis=0)
+    ) -> tuple[Texts, Optional[Texts]]:
+        """The prompts, and what guidance steers away from: one for all or one for each; None without guidance."""
+        own, null = self._given(prompt, prompt_embeds, "prompt"), None
+        if negative_prompt is not None or negative_prompt_embeds is not None:
+            null = self._given(negative_prompt, negative_prompt_embeds, "negative_prompt")
+            if len(null) not in (1, len(own)):
+                raise ValueError(
+                    f"{len(null)} negative prompts given for {len(own)} prompts: give one, or one for each."
+                )
         if not guided:
-            return embeddings, None
-        null = self._null_embeddings(negative_prompt, negative_prompt_embeds)
-        if len(null) not in (1, count):
-            raise ValueError(f"{len(null)} negative prompts given for {count} prompts: give one, or one for each.")
-        null = null.repeat(count // len(null), axis=0)
-        return embeddings, null.repeat(num_images_per_prompt, axis=0)
+            return own, None
+        return own, self.null_texts() if null is None else null
 
-    def _null_embeddings(self, negative_prompt: Optional[Prompt], given: Optional[Tensor]) -> np.ndarray:
-        """What guidance steers away from: given, encoded, learned, or the empty prompt."""
-        if given is not None or negative_prompt is not None:
-            return self._given_or_embedded(negative_prompt, given, "negative_prompt")
+    def null_texts(self) -> Texts:
+        """What guidance steers away from where the caller does not say: what was learned, or the empty prompt."""
         learned = self.learned_classifier_free_sampling_embeddings
-        if learned.learnable:
-            return to_float32(learned.embeddings)[None]
-        return self._embed([""])
+        return to_float32(learned.embeddings)[None] if learned.learnable else [""]
 
-    def _given_or_embedded(self, prompt: Optional[Prompt], given: Optional[Tensor], name: str) -> np.ndarray:
-        prompts = check_prompt(prompt, given, name)
-        if given is None:
-            return self._embed(prompts)
-        check_embeddings(given, self.transformer.config.cross_attention_dim, f"{name}_embeds")
-        return to_float32(given)
+    def _given(self, prompt: Optional[Prompt], embeds: Optional[Tensor], name: str) -> Texts:
+        prompts = check_prompt(prompt, embeds, name)
+        if embeds is None:
+            return prompts
+        check_embeddings(embeds, self.text_encoder.hidden_size, f"{name}_embeds")
+        return to_float32(embeds)
+
+    def _embedded(self, texts: Texts, times: int) -> np.ndarray:
+        """Embeddings of texts, each ``times`` times."""
+        embeddings = texts if isinstance(texts, np.ndarray) else self._embed(texts)
+        return embeddings.repeat(times, axis=0)
 
     def _embed(self, prompts: list[str]) -> np.ndarray:
         """Embeddings of the prompts' tokens, each scaled to length 1.
@@ -256,3 +268,41 @@ class VQDiffusionPipeline(Pipeline):
         """
         log_p = log_p_x_0.astype(ms.float32).transpose(0, 2, 1)  # (batch, pixels, classes)
         return truncate(log_p, Tensor(truncation_rate, ms.float32)).transpose(0, 2, 1)
+
+
+# What the arguments of a call are where they are left out.
+DEFAULTS = {
+    name: argument.default
+    for name, argument in inspect.signature(VQDiffusionPipeline.__call__).parameters.items()
+    if name != "self"
+}
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """A call, checked.
+
+    Attributes:
+        own, null: the prompts, and what guidance steers away from (None: no guidance).
+        weights: of prompts that are composed into one picture; empty: each has its own.
+        images_each: pictures of each prompt.
+        output_type: "pil", "np" or "latent".
+        call, start: the chain, and what ``Call.start`` gave.
+        batch: pictures in all.
+    """
+
+    own: Texts
+    null: Optional[Texts]
+    weights: tuple[float, ...]
+    images_each: int
+    output_type: str
+    call: Call
+    start: tuple[list[np.random.Generator], Tensor]
+    batch: int
+
+
+def _one_each(texts: Texts, count: int) -> Texts:
+    """``count`` texts, where there is one for all or one for each."""
+    if len(texts) == count:
+        return texts
+    return texts.repeat(count, axis=0) if isinstance(texts, np.ndarray) else list(texts) * count

@@ -11,14 +11,14 @@ from mindone_vq.diffusion.sampling import Generators
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.convolutional import UnconditionalTransformer2DModel
 from mindone_vq.models.vq_model import VQModel
-from mindone_vq.pipelines.base import ImagePipelineOutput, Pipeline
-from mindone_vq.pipelines.checks import check_components, check_settings
+from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput
+from mindone_vq.pipelines.checks import check_settings
 from mindone_vq.pipelines.generation import Call, Condition
 
 NO_GUIDANCE = 1.0
 
 
-class UnconditionalPipeline(Pipeline):
+class UnconditionalPipeline(DiffusionPipeline):
     """Unconditional generation with VQ-Diffusion (arXiv 2111.14822, section 5.4).
 
     Args:
@@ -36,7 +36,6 @@ class UnconditionalPipeline(Pipeline):
     def __init__(
         self, vqvae: VQModel, transformer: UnconditionalTransformer2DModel, scheduler: VQDiffusionScheduler
     ) -> None:
-        check_components(vqvae, transformer, scheduler)
         super().__init__(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
 
     def __call__(
@@ -47,14 +46,14 @@ class UnconditionalPipeline(Pipeline):
         generator: Generators = None,
         latents: Union[Tensor, np.ndarray, None] = None,
         output_type: str = "pil",
-        return_dict: bool = False,
+        return_dict: bool = True,
         callback: Optional[Callable[[int, int, Tensor], None]] = None,
         callback_steps: int = 1,
         callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
         sampler: Union[str, Sampler] = "ancestral",
         spacing: str = "uniform",
         top_k: Optional[int] = None,
-    ) -> Union[ImagePipelineOutput, tuple]:
+    ) -> ImagePipelineOutput:
         """Generates ``batch_size`` pictures; the rest as in ``VQDiffusionPipeline``.
 
         Raises:
@@ -75,4 +74,5 @@ class UnconditionalPipeline(Pipeline):
             spacing,
             top_k,
         )
-        return self._generate(Condition.of(np.zeros(batch_size), None, ms.float32), call, output_type, return_dict)
+        start = call.start(self.scheduler, self.transformer, batch_size)
+        return self._generate(Condition.of(np.zeros(batch_size), None, ms.float32), call, start, output_type)

@@ -1,8 +1,6 @@
 """The text encoder of CLIP (arXiv 2103.00020, section 2.4)."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Union
+from typing import Any, NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -10,12 +8,13 @@ from mindspore import Tensor, nn, ops
 
 from mindone_vq.nn.attention import ScaledDotProductAttention
 from mindone_vq.nn.normalization import LayerNorm
-from mindone_vq.outputs import Output
-from mindone_vq.weights.pretrained import PretrainedCell, register_to_config
+from mindone_vq.outputs import output
+from mindone_vq.weights.config import register_to_config
+from mindone_vq.weights.pretrained import PretrainedCell
 
 
-@dataclass
-class CLIPTextOutput(Output):
+@output
+class CLIPTextOutput(NamedTuple):
     """last_hidden_state: (batch, length, hidden_size); pooler_output: (batch, hidden_size), at the end token."""
 
     last_hidden_state: Tensor
@@ -124,6 +123,7 @@ class CLIPTextModel(PretrainedCell):
     """
 
     weights_stems = ("model", "pytorch_model")
+    output_class = CLIPTextOutput
 
     @register_to_config
     def __init__(
@@ -161,7 +161,7 @@ class CLIPTextModel(PretrainedCell):
         hidden = np.triu(np.full((max_position_embeddings,) * 2, -1e9, np.float32), k=1)
         self.causal_mask = Tensor(hidden)  # (length, length): a token does not see those after it
 
-    def construct(self, input_ids: Tensor, return_dict: bool = False) -> Union[CLIPTextOutput, tuple[Tensor, Tensor]]:
+    def construct(self, input_ids: Tensor, return_dict: bool = True) -> CLIPTextOutput:
         """input_ids: (batch, length <= max_position_embeddings) integers -> (last_hidden_state, pooler_output)."""
         length = input_ids.shape[1]
         if length > self.max_length:
@@ -172,16 +172,20 @@ class CLIPTextModel(PretrainedCell):
         else:
             end = ops.argmax((input_ids == self.eos_token_id).astype(ms.int32), dim=-1)  # the first of them
         pooler_output = ops.gather(last_hidden_state, end.expand_dims(-1), 1, 1).squeeze(1)  # (batch, hidden_size)
-        if not return_dict:
-            return last_hidden_state, pooler_output
-        return CLIPTextOutput(last_hidden_state=last_hidden_state, pooler_output=pooler_output)
+        return last_hidden_state, pooler_output
+
+    @property
+    def hidden_size(self) -> int:
+        """Of a text embedding."""
+        return self.config["hidden_size"]
 
     @classmethod
-    def load_config(cls, folder: Path) -> dict[str, Any]:
+    def load_config(cls, *source: Any, **options: Any) -> dict[str, Any]:
         """The arguments in transformers' config; its many entries about training and generation are left out."""
-        config = super().load_config(folder)
+        config = super().load_config(*source, **options)
         known = cls.arguments()
         return {key: value for key, value in config.items() if key in known}
 
     def config_to_save(self) -> dict[str, Any]:
-        return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **self.config}
+        own = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **own}

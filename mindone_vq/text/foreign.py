@@ -21,6 +21,7 @@ class MindNLPTextEncoder:
     def __init__(self, model: Any) -> None:
         self.model = model.eval()
         self.max_length = model.config.max_position_embeddings
+        self.hidden_size = model.config.hidden_size
 
     @classmethod
     def from_pretrained(cls, folder: Union[str, os.PathLike]) -> "MindNLPTextEncoder":
@@ -45,6 +46,18 @@ class MindNLPTextEncoder:
         with torch.no_grad():
             output = self.model(input_ids=torch.tensor(input_ids.astype(np.int64)))
         return output.last_hidden_state.to(torch.float32).numpy()
+
+
+def adapt_tokenizer(tokenizer: Any) -> Any:
+    """``tokenizer``, if it is one: ours, or one with the interface of transformers' CLIPTokenizer.
+
+    Raises:
+        TypeError: it has not.
+    """
+    missing = [name for name in ("encode", "decode", "model_max_length", "__call__") if not hasattr(tokenizer, name)]
+    if missing:
+        raise TypeError(f"tokenizer is a {type(tokenizer).__name__} without {missing[0]}: give a CLIPTokenizer.")
+    return tokenizer
 
 
 def adapt_text_encoder(text_encoder: Any) -> Any:

@@ -4,14 +4,13 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from mindone_vq.outputs import Output
+from mindone_vq.outputs import output
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json, write_atomically, write_json
 
@@ -39,8 +38,8 @@ CJK_RANGES = (
 )
 
 
-@dataclass
-class TokenizerOutput(Output):
+@output
+class TokenizerOutput(NamedTuple):
     """input_ids and attention_mask (1 where there is a token, 0 where there is padding)."""
 
     input_ids: Any

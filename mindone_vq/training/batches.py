@@ -11,7 +11,8 @@ from typing import Any, Optional
 import numpy as np
 from PIL import Image
 
-from mindone_vq.training.data import CaptionedPictures, UnreadablePicture, to_rgb
+from mindone_vq.pictures import to_rgb
+from mindone_vq.training.data import CaptionedPictures, UnreadablePicture
 
 CROPS = ("center", "random")
 

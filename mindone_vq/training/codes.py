@@ -4,13 +4,12 @@ import hashlib
 import logging
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 from tqdm.auto import tqdm
 
 from mindone_vq.models.vq_model import VQModel
-from mindone_vq.pipelines.graphs import PictureEncoding
+from mindone_vq.pipelines.graphs import CompiledGraph, PictureEncoding
 from mindone_vq.training.batches import to_pixels
 from mindone_vq.training.data import CaptionedPictures, UnreadablePicture
 from mindone_vq.weights.files import atomic_file
@@ -44,7 +43,7 @@ def cached_codes(
         left_out = sorted(set(range(len(dataset))) - set(indices.tolist()))
         dataset.problems.undecodable += dict.fromkeys(dataset.name(i) for i in left_out)  # as when they were made
         return codes, indices
-    encode = ms.jit(PictureEncoding(vqvae.set_train(False)), fullgraph=True)
+    encode = CompiledGraph(PictureEncoding(vqvae), "encoder")
     rows, indices, waiting = [], [], []
 
     def encode_waiting() -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Optional, Union
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from mindone_vq.pictures import to_rgb
 from mindone_vq.training.mindrecord import Records, record_files
 
 METADATA = "metadata.jsonl"
@@ -260,22 +260,3 @@ def _has_header(source: Union[Path, BinaryIO]) -> bool:
 def _size_and_time(path: Path) -> list[Any]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """A picture the way it is meant to be seen: turned as its EXIF says, on white where it is transparent, in RGB.
-
-    Raises:
-        ValueError: its pixels are floating-point numbers, of which nobody says what is white.
-    """
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of an unknown range; expected 8 or 16 bits")
-    if picture.mode.startswith("I"):  # 16 bits; Pillow would cut off at 255
-        levels = np.asarray(picture).clip(0, 65535).astype(np.float64) / 257
-        return Image.fromarray(levels.round().astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")

@@ -1,19 +1,18 @@
-"""Configs, and ``from_pretrained`` / ``save_pretrained`` for everything that has one."""
+"""``from_pretrained`` and ``save_pretrained`` of networks."""
 
-import functools
 import inspect
 import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Optional, Union
 
 import mindspore as ms
 from mindspore import nn
 from mindspore.nn.utils import no_init_parameters
 
 from mindone_vq.weights import hub, store
-from mindone_vq.weights.files import read_json, write_json
+from mindone_vq.weights.config import ConfigMixin, named_class
 from mindone_vq.weights.lazy import LazyTensor
 from mindone_vq.weights.rules import state_dict_parameters
 
@@ -22,125 +21,122 @@ logger = logging.getLogger("mindone_vq")
 FLOAT_TYPES = (ms.float32, ms.float16, ms.bfloat16)
 
 
-class Config(dict):
-    """The arguments an object was made with: ``config["name"]`` or ``config.name``."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"the config has no {name!r}; it has {', '.join(self)}") from None
-
-
-def register_to_config(init: Callable) -> Callable:
-    """Decorates ``__init__``: its arguments, defaults included, become ``self.config``."""
-    signature = inspect.signature(init)
-
-    @functools.wraps(init)
-    def wrapper(self, *args: Any, **kwargs: Any) -> None:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        init(self, *args, **kwargs)
-        self.config = Config(list(bound.arguments.items())[1:])
-
-    return wrapper
-
-
-def named_class(config: Mapping[str, Any]) -> Optional[str]:
-    """The class that a config says it belongs to, as diffusers or as transformers writes it; None: it does not say."""
-    return config.get("_class_name") or (config.get("architectures") or [None])[0]
-
-
-class ConfigMixin:
-    """What has a config file: it can be made from one and written to one."""
-
-    config_name = "config.json"
-
-    @classmethod
-    def load_config(cls, folder: Path) -> dict[str, Any]:
-        """The content of the config file in ``folder``; refuses the config of another class."""
-        path = folder / cls.config_name
-        config = read_json(path)
-        cls.check_config(config, path)
-        return config
-
-    @classmethod
-    def check_config(cls, config: Mapping[str, Any], path: Path) -> None:
-        """Raises ValueError where ``config`` says that it belongs to another class."""
-        named = named_class(config) or cls.__name__
-        if named not in cls.family():
-            raise ValueError(f"{path} is the config of a {named}, not of a {cls.__name__}.")
-
-    @classmethod
-    def arguments(cls) -> dict[str, inspect.Parameter]:
-        """The arguments of the constructor by name: what a config may hold."""
-        return {name: entry for name, entry in inspect.signature(cls.__init__).parameters.items() if name != "self"}
-
-    @classmethod
-    def family(cls) -> dict[str, type]:
-        """This class and those made from it, by name: what a config for it may name."""
-        return {cls.__name__: cls, **{kind.__name__: kind for kind in cls.__subclasses__()}}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]):
-        """Makes the object with the arguments in ``config``; entries that are no arguments are named in a warning."""
-        known = cls.arguments()
-        unknown = [key for key in config if key not in known and not key.startswith("_")]
-        if unknown:
-            logger.warning("%s has no argument %s: ignored.", cls.__name__, ", ".join(sorted(unknown)))
-        missing = [name for name, entry in known.items() if entry.default is entry.empty and name not in config]
-        if missing:
-            raise ValueError(f"The config of {cls.__name__} lacks {', '.join(missing)}.")
-        return cls(**{key: value for key, value in config.items() if key in known})
-
-    def config_to_save(self) -> dict[str, Any]:
-        """What the config file says."""
-        return {"_class_name": type(self).__name__, **self.config}
-
-    def save_config(self, folder: Union[str, os.PathLike]) -> None:
-        """Writes the config file into ``folder``, which is made if needed."""
-        write_json(Path(folder) / self.config_name, self.config_to_save())
-
-
-def check_dtype(dtype: Optional[ms.Type]) -> ms.Type:
-    """``dtype``, or float32 for None; TypeError for what no weight can be."""
+def check_dtype(dtype: Any, where: str = "mindspore_dtype") -> ms.Type:
+    """``dtype``, or float32 for None; TypeError for what no weight can be. ``where`` it was given."""
     if dtype is None:
         return ms.float32
+    if isinstance(dtype, str) or "torch" in type(dtype).__module__:
+        raise TypeError(
+            f"{where} was given {dtype!r}: types are mindspore.float32, float16 and bfloat16; a device is chosen with "
+            'mindspore.set_device("Ascend") before anything is loaded, for all networks at once.'
+        )
     if dtype not in FLOAT_TYPES:
-        raise TypeError(f"mindspore_dtype is {dtype!r}; it must be mindspore.float32, float16 or bfloat16.")
+        raise TypeError(f"{where} was given {dtype!r}; it must be mindspore.float32, float16 or bfloat16.")
     return dtype
+
+
+def check_saving(
+    save_directory: Union[str, os.PathLike],
+    safe_serialization: bool,
+    push_to_hub: bool,
+    hub_options: Mapping[str, Any],
+) -> None:
+    """Raises for arguments of ``save_pretrained`` with which nothing should be written."""
+    if Path(save_directory).is_file():
+        raise FileExistsError(f"{save_directory} is a file; give a folder to save into.")
+    if not safe_serialization:
+        raise ValueError("safe_serialization is False; only safetensors are written, which diffusers reads too.")
+    if hub_options and not push_to_hub:
+        raise TypeError(f"save_pretrained has no argument {', '.join(hub_options)} unless push_to_hub=True.")
+    hub.check_options(hub_options, hub.PUSH_OPTIONS, "save_pretrained(push_to_hub=True)")
 
 
 class PretrainedCell(nn.Cell, ConfigMixin):
     """A network that is loaded from and saved to a folder in diffusers' layout."""
 
     weights_stems = ("diffusion_pytorch_model",)
+    output_class: Optional[type] = None  # what a call returns; inside of a graph it is a plain tuple
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().__call__(*args, **kwargs)
+        return outputs if self.output_class is None else self.output_class(*outputs)
 
     @property
     def dtype(self) -> ms.Type:
         """The type of the weights (float32 where there are none)."""
         return next((parameter.dtype for parameter in self.get_parameters()), ms.float32)
 
+    @property
+    def device(self) -> str:
+        """What MindSpore computes on: "CPU" or "Ascend"; the same for all networks."""
+        return ms.get_context("device_target")
+
     def to(self, dtype: ms.Type) -> "PretrainedCell":
-        """Casts every weight in place; a network with ``force_upcast`` stays float32. Returns itself."""
-        dtype = self._dtype_to_use(dtype)
+        """Casts every weight in place; a network with ``force_upcast`` stays float32. Returns itself.
+
+        Raises:
+            TypeError: not a type of weights; a device is chosen with ``mindspore.set_device``.
+        """
+        dtype = self._dtype_to_use(check_dtype(dtype, "to()"))
         for parameter in self.get_parameters():
             if parameter.dtype != dtype:
                 store.assign(parameter, store.to_float32(parameter), dtype)
         return self
 
-    def num_parameters(self) -> int:
-        """How many numbers the weights are."""
-        return sum(parameter.size for parameter in self.get_parameters())
+    def half(self) -> "PretrainedCell":
+        """``to(mindspore.float16)``."""
+        return self.to(ms.float16)
+
+    def float(self) -> "PretrainedCell":
+        """``to(mindspore.float32)``."""
+        return self.to(ms.float32)
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """How many numbers the weights are; with ``only_trainable``, those that training changes."""
+        return sum(entry.size for entry in self.get_parameters() if entry.requires_grad or not only_trainable)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Training keeps the inputs of each block and computes the rest again: less memory, more time.
+
+        Raises:
+            ValueError: this network has no blocks to do so with.
+        """
+        blocks = self.checkpointed_blocks()
+        if not blocks:
+            raise ValueError(f"{type(self).__name__} does not support gradient checkpointing.")
+        if not self.is_gradient_checkpointing:
+            for block in blocks:
+                block.recompute()
+        self._gradient_checkpointing = True
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Does nothing where it is not enabled.
+
+        Raises:
+            RuntimeError: it is; MindSpore cannot take it back.
+        """
+        if self.is_gradient_checkpointing:
+            raise RuntimeError("MindSpore cannot disable gradient checkpointing again: load the network anew.")
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether ``enable_gradient_checkpointing`` was called."""
+        return getattr(self, "_gradient_checkpointing", False)
+
+    def checkpointed_blocks(self) -> list[nn.Cell]:
+        """What ``enable_gradient_checkpointing`` computes again; none: it is not supported."""
+        return []
 
     @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: Union[str, os.PathLike],
-        subfolder: str = "",
+        subfolder: Optional[str] = None,
         mindspore_dtype: Optional[ms.Type] = None,
         variant: Optional[str] = None,
-        **hub_options: Any,
+        use_safetensors: Optional[bool] = None,
+        output_loading_info: bool = False,
+        **options: Any,
     ):
         """Makes the network from its config and fills every weight.
 
@@ -149,41 +145,59 @@ class PretrainedCell(nn.Cell, ConfigMixin):
             subfolder: where in it config.json lies.
             mindspore_dtype: type of the weights; None: float32.
             variant: infix of the weight file, such as "fp16".
-            hub_options: see ``mindone_vq.weights.hub.resolve``.
+            use_safetensors: True: safetensors only; False: PyTorch's .bin only; None: whichever is there, safetensors
+                first.
+            output_loading_info: return also a dict of the keys that were left out. Others never are: what is missing or
+                does not fit is an error.
+            options: arguments of the constructor that are to be other than in the config; and those of
+                ``mindone_vq.weights.hub.resolve``.
 
         Raises:
+            TypeError: an unknown keyword.
             FileNotFoundError: the folder, its config or its weights are not there.
             ValueError: a file cannot be read, or belongs to another class.
             WeightMismatchError: config and weights do not fit.
         """
         dtype = check_dtype(mindspore_dtype)
-        root = hub.resolve(pretrained_model_name_or_path, [subfolder], variant, **hub_options)
+        named = inspect.signature(PretrainedCell.from_pretrained).parameters
+        changed, hub_options = cls.split_options(options, named)
+        subfolder = subfolder or ""
+        root = hub.resolve(pretrained_model_name_or_path, [subfolder], variant, use_safetensors, **hub_options)
         folder = root / subfolder
         config = cls.load_config(folder)
         with no_init_parameters():
-            network = cls.family()[named_class(config) or cls.__name__].from_config(config)
-        files = store.find_weights(folder, cls.weights_stems, variant) if network.has_weights() else []
-        store.load_into(network, store.open_weights(files), network._dtype_to_use(dtype))
-        return network.set_train(False)
+            network = cls.family()[named_class(config) or cls.__name__].from_config(config, **changed)
+        files = store.find_weights(folder, cls.weights_stems, variant, use_safetensors) if network.has_weights() else []
+        ignored = store.load_into(network, store.open_weights(files), network._dtype_to_use(dtype))
+        network.set_train(False)
+        if not output_loading_info:
+            return network
+        return network, {"missing_keys": [], "unexpected_keys": ignored, "mismatched_keys": [], "error_msgs": []}
 
     def save_pretrained(
         self,
         save_directory: Union[str, os.PathLike],
         variant: Optional[str] = None,
-        max_shard_size: Optional[int] = None,
+        max_shard_size: Union[int, str, None] = None,
+        safe_serialization: bool = True,
+        push_to_hub: bool = False,
+        **hub_options: Any,
     ) -> None:
         """Writes config.json and the weights as safetensors, under the names diffusers has for them.
 
         Args:
             save_directory: the folder, made if needed.
             variant: an infix for the names of the weight files, such as "fp16".
-            max_shard_size: write several files of at most so many bytes each; None: one file.
+            max_shard_size: write several files of at most this size each: bytes, or "500MB", "2GB"; None: one file.
+            safe_serialization: must be True: pickles are read, not written.
+            push_to_hub: upload the folder afterwards; ``hub_options`` are those of ``mindone_vq.weights.hub.push``.
         """
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise FileExistsError(f"{folder} is a file; give a folder to save into.")
-        store.save_weights(self, folder, self.weights_stems[0], variant, max_shard_size, self.extra_tensors())
+        check_saving(save_directory, safe_serialization, push_to_hub, hub_options)
+        folder, size = Path(save_directory), store.size_in_bytes(max_shard_size)
+        store.save_weights(self, folder, self.weights_stems[0], variant, size, self.extra_tensors())
         self.save_config(folder)
+        if push_to_hub:
+            hub.push(folder, **hub_options)
 
     def has_weights(self) -> bool:
         """Whether this network has any weight at all."""

@@ -6,7 +6,7 @@ On disk everything has diffusers' names and layout, so that diffusers reads what
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import mindspore as ms
 import numpy as np
@@ -19,6 +19,7 @@ from mindone_vq.weights.safetensors_file import read_safetensors, stored_bytes, 
 from mindone_vq.weights.torch_pickle import open_checkpoint
 
 READABLE, PICKLED = ".safetensors", ".bin"
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 NUMPY_TYPES = {ms.float32: np.float32, ms.float16: np.float16}
 
 
@@ -26,21 +27,27 @@ class WeightMismatchError(ValueError):
     """The weights in a file are not those of the network: names missing, left over, or of another shape."""
 
 
-def weight_files(names: Iterable[str], stems: tuple[str, ...], variant: Optional[str] = None) -> list[str]:
+def weight_files(
+    names: Iterable[str],
+    stems: tuple[str, ...],
+    variant: Optional[str] = None,
+    use_safetensors: Optional[bool] = None,
+) -> list[str]:
     """Which of the files in a folder hold its weights.
 
     Args:
         names: the files there are.
         stems: what the file may be called without its ending, the best first.
         variant: the infix of an alternative set, such as "fp16".
+        use_safetensors: True: safetensors only; False: pickles only; None: either, safetensors first.
 
     Returns:
-        One file, or the shards of one set, or nothing. safetensors are preferred to pickles.
+        One file, or the shards of one set, or nothing.
     """
     names = sorted(names)
     infix = rf"\.{re.escape(variant)}" if variant else ""
     shard = r"-\d+-of-\d+"
-    for ending in (READABLE, PICKLED):
+    for ending in {None: (READABLE, PICKLED), True: (READABLE,), False: (PICKLED,)}[use_safetensors]:
         for stem in stems:
             pattern = re.compile(rf"{re.escape(stem)}({infix}|{infix}{shard}|{shard}{infix}){re.escape(ending)}")
             found = [name for name in names if pattern.fullmatch(name)]
@@ -49,18 +56,21 @@ def weight_files(names: Iterable[str], stems: tuple[str, ...], variant: Optional
     return []
 
 
-def find_weights(folder: Path, stems: tuple[str, ...], variant: Optional[str] = None) -> list[Path]:
+def find_weights(
+    folder: Path, stems: tuple[str, ...], variant: Optional[str] = None, use_safetensors: Optional[bool] = None
+) -> list[Path]:
     """The weight files of ``folder``, as ``weight_files`` chooses them.
 
     Raises:
         FileNotFoundError: there are none, none of that variant, or a shard is missing.
     """
     names = [path.name for path in folder.iterdir()]
-    found = weight_files(names, stems, variant)
+    found = weight_files(names, stems, variant, use_safetensors)
     if not found:
         which = f"variant {variant!r} of the weights" if variant else "weights"
+        ending = PICKLED if use_safetensors is False else READABLE
         raise FileNotFoundError(
-            f"{folder} holds no {which}: expected {stems[0]}{'.' + variant if variant else ''}{READABLE}. "
+            f"{folder} holds no {which}: expected {stems[0]}{'.' + variant if variant else ''}{ending}. "
             f"It holds {', '.join(sorted(names)) or 'nothing'}."
         )
     shards = re.search(r"-\d+-of-(\d+)", found[0])
@@ -100,7 +110,7 @@ def read_state_dict(path: Path, ignore_unknown: bool = False) -> dict[str, LazyT
     return {str(key): value for key, value in content.items() if isinstance(value, LazyTensor)}
 
 
-def load_into(cell: nn.Cell, tensors: Mapping[str, LazyTensor], dtype: Optional[ms.Type] = None) -> None:
+def load_into(cell: nn.Cell, tensors: Mapping[str, LazyTensor], dtype: Optional[ms.Type] = None) -> list[str]:
     """Fills every parameter of ``cell``; nothing may be missing, left over or of another shape.
 
     Args:
@@ -108,13 +118,17 @@ def load_into(cell: nn.Cell, tensors: Mapping[str, LazyTensor], dtype: Optional[
         tensors: by PyTorch state-dict key, under current or older names.
         dtype: the type the parameters get; None: float32.
 
+    Returns:
+        The keys that were left out, because no network needs them.
+
     Raises:
         WeightMismatchError: names every key that does not fit; then nothing was filled.
     """
-    fitting, _ = fit(cell, tensors)
+    fitting, ignored = fit(cell, tensors)
     parameters = state_dict_parameters(cell)
     for key, tensor in fitting.items():
         assign(parameters[key], tensor.read(), dtype or ms.float32)
+    return list(ignored)
 
 
 def fit(cell: nn.Cell, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[str, str]]:
@@ -203,6 +217,20 @@ def write_weights(
     total = sum(stored_bytes(tensor) for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": place}
     write_json(folder / f"{stem}{READABLE}.index{infix}.json", index)
+
+
+def size_in_bytes(size: Union[int, str, None]) -> Optional[int]:
+    """A number of bytes: itself, or "500MB", "2 GB"; None stays None.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    if size is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|KB|MB|GB)", str(size).upper())
+    if not match or float(match.group(1)) <= 0:
+        raise ValueError(f"{size!r} is no size, such as 500MB or 2GB")
+    return int(float(match.group(1)) * UNITS[match.group(2)])
 
 
 def split_into_shards(tensors: Mapping[str, LazyTensor], max_shard_size: Optional[int]) -> list[list[str]]:

@@ -64,7 +64,7 @@ def draws(
 ) -> np.ndarray:
     """What the sampler ends with when the network is exact: counts of ``CLEAN_STATES`` among ``count`` draws."""
     scheduler = VQDiffusionScheduler(CLASSES + 1, timesteps)
-    scheduler.set_timesteps(steps, sampler, spacing)
+    scheduler.set_timesteps(steps, sampler=sampler, spacing=spacing)
     cell = sampler.cell(CLASSES, PIXELS)
     x_t = np.full((count, PIXELS), CLASSES, np.int32)
     places = (CLASSES + 1) ** np.arange(PIXELS)[::-1]

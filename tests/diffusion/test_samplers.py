@@ -77,7 +77,7 @@ def test_the_noise_on_confidence_falls_with_what_is_masked():
 
 def test_the_scheduler_steps_as_its_sampler_does(rng):
     scheduler = VQDiffusionScheduler(8, 100)
-    scheduler.set_timesteps(4, "halton")
+    scheduler.set_timesteps(4, sampler="halton")
     log_p = Tensor(np.log(rng.dirichlet(np.ones(7), (2, 16))).astype(np.float32).transpose(0, 2, 1))
     (x_s,) = scheduler.step(log_p, 99, Tensor(np.full((2, 16), 7, np.int32)), generator=0)
     assert ((x_s.asnumpy() < 7) == (halton_places(16) < 4)).all()
@@ -87,7 +87,7 @@ def test_the_scheduler_steps_as_its_sampler_does(rng):
 def test_the_masked_share_follows_the_schedule(steps, most, rng):
     """However many the steps: few pixels do not run out before many steps end."""
     scheduler, p = VQDiffusionScheduler(8, 100), Tensor(rng.dirichlet(np.ones(7), (2, 16)).astype(np.float32))
-    scheduler.set_timesteps(steps, "halton")
+    scheduler.set_timesteps(steps, sampler="halton")
     x_t = np.full((2, 16), 7, np.int32)
     for _, s, numbers in scheduler.steps():
         uniforms = Tensor(scheduler.sampler.draw_uniforms([rng], 2, 16))
@@ -161,7 +161,7 @@ def test_only_heuristics_take_more_steps_than_the_model_was_trained_with():
     scheduler = VQDiffusionScheduler(8, 20)
     with pytest.raises(ValueError, match="'ancestral' it must be between 1 and the 20"):
         scheduler.set_timesteps(21)
-    scheduler.set_timesteps(50, "halton")
+    scheduler.set_timesteps(50, sampler="halton")
     timesteps = [t for t, _, _ in scheduler.steps()]
     assert len(timesteps) == 50 and timesteps[0] == 19 and timesteps[-1] == 0
     assert all(a >= b for a, b in zip(timesteps, timesteps[1:]))

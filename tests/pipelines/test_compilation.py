@@ -1,14 +1,10 @@
 """What compiles again, counted where MindSpore keeps its compiled graphs."""
 
-import mindspore.common.api as api
 import numpy as np
 import pytest
 
+from tests.compilation import compiled_graphs
 from tests.tiny_pipeline import random_pipeline
-
-
-def compiled_graphs() -> int:
-    return len(api.ms_compile_cache)
 
 
 @pytest.fixture

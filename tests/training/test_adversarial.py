@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 import mindspore as ms
-import mindspore.common.api as api
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
@@ -23,6 +22,7 @@ from mindone_vq.training.codec_training import CodecTraining, make_model
 from mindone_vq.training.devices import Devices
 from mindone_vq.training.run import CHECKPOINTS
 from mindone_vq.training.settings import check
+from tests.compilation import compiled_graphs
 from tests.numerics import relative_error
 from tests.training.tiny_runs import CODEC_RUN
 
@@ -137,7 +137,7 @@ def test_each_is_changed_by_its_own_step_and_the_discriminator_only_when_it_coun
     assert moved and not moved & own
     assert "discriminator_loss" not in values and values["adversarial"]
     assert values["loss"] == pytest.approx(plain(values), rel=1e-6)
-    graphs, shown, call = len(api.ms_compile_cache), [], DiscriminatorUpdates.__call__
+    graphs, shown, call = compiled_graphs(), [], DiscriminatorUpdates.__call__
     monkeypatch.setattr(
         DiscriminatorUpdates, "__call__", lambda self, *given: shown.extend(given[-1]) or call(self, *given)
     )
@@ -146,7 +146,7 @@ def test_each_is_changed_by_its_own_step_and_the_discriminator_only_when_it_coun
     assert {name for name in own if not name.endswith("main.8.bias") and "gradient_sum" not in name} <= moved
     assert values["discriminator_loss"] == pytest.approx(1, abs=0.1)  # its first logits are close to 0
     assert values["loss"] == pytest.approx(plain(values) + 0.5 * values["adversarial"], rel=1e-6)
-    assert len(api.ms_compile_cache) == graphs + 2  # the discriminator's, of both parts of the batch; no other
+    assert compiled_graphs() == graphs + 2  # the discriminator's, of both parts of the batch; no other
     for i, (pixels, _) in enumerate(shown):
         assert np.array_equal(pixels, training.batches.batch(SMALL.accumulation + i))
     distances = [np.abs(made.asnumpy() - in_model_range(pixels)).mean() for pixels, made in shown]

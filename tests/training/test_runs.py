@@ -9,6 +9,7 @@ from mindone_vq.training import updates
 from mindone_vq.training.checkpoint import latest_checkpoint
 from mindone_vq.training.updates import NotFiniteError
 from mindone_vq.weights.safetensors_file import read_safetensors
+from tests.compilation import compiled_graphs
 from tests.training import tiny_runs as tiny
 
 
@@ -44,7 +45,7 @@ def test_captioned_pictures_are_learned_by_heart(data, codec, tmp_path):
     codes = training.codes
     assert len(np.unique(codes, axis=0)) == 8
     advance = training.advance
-    training.advance = lambda: (advance(), graphs.append(tiny.compiled_graphs()))[0]
+    training.advance = lambda: (advance(), graphs.append(compiled_graphs()))[0]
     training.run()
 
     pipe = VQDiffusionPipeline.from_pretrained(tmp_path / "run")
@@ -69,7 +70,7 @@ def codec_run(data, tmp_path_factory):
     settings = tiny.codec_settings(data, folder, steps=200, learning_rate=3e-3, log_every=20, preview_every=100)
     training = tiny.codec_training(settings)
     advance = training.advance
-    training.advance = lambda: (advance(), graphs.append(tiny.compiled_graphs()))[0]
+    training.advance = lambda: (advance(), graphs.append(compiled_graphs()))[0]
     training.run()
     return folder, graphs, training
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mindspore.common.api as api
 import numpy as np
 import yaml
 from PIL import Image
@@ -135,10 +134,6 @@ def log(folder: Path) -> list[dict]:
 
 def column(folder: Path, name: str) -> list[float]:
     return [line[name] for line in log(folder)]
-
-
-def compiled_graphs() -> int:
-    return len(api.ms_compile_cache)
 
 
 def weights(cell) -> dict[str, np.ndarray]:

@@ -19,13 +19,18 @@ class PurityStep(Reveal):
         return ops.softmax(log_p, axis=-1) * (p_x_0 > 0).astype(p_x_0.dtype)
 
     def scores(self, p_x_0: Tensor, drawn: Tensor, numbers: Tensor, uniforms: Tensor) -> Tensor:
-        """With Gumbel noise on their logarithms the greatest are such a draw (arXiv 1903.06059)."""
+        """With Gumbel noise on their logarithms the greatest are such a draw (arXiv 1903.06059).
+
+        The purity is that of p(x_0) as the network gives it, before it is sharpened.
+        """
         return ops.log(p_x_0.max(axis=-1)) + gumbel(uniforms[1])
 
 
 @dataclass(frozen=True)
 class Purity(Sampler):
     """Improved VQ-Diffusion's sampling (arXiv 2205.16007, section 4.2): a heuristic.
+
+    Sharpening is equation 11 of the paper; Microsoft's code divides the purity by the picture's greatest there.
 
     Args:
         r: how much sharper a pure pixel is drawn; the last step is drawn as it is.

@@ -73,9 +73,10 @@ class Reveal(nn.Cell):
         Returns:
             x_s: (batch, pixels) int32.
         """
-        p_x_0 = self.sharpened(p_x_0, numbers)
         is_own = uniforms[0] < LEAVE
-        drawn = draw(p_x_0, ops.zeros_like(p_x_0[:, :, :1]), ops.where(is_own, uniforms[0], 0.0))
+        drawn = draw(
+            self.sharpened(p_x_0, numbers), ops.zeros_like(p_x_0[:, :, :1]), ops.where(is_own, uniforms[0], 0.0)
+        )
         is_mask = ops.logical_and(x_t == self.mask_class, is_own)
         masked = is_mask.astype(p_x_0.dtype)
         pixels = is_own.astype(p_x_0.dtype).sum(-1, keepdims=True)

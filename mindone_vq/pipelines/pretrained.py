@@ -1,0 +1,221 @@
+"""Loading and saving a pipeline: a folder for each component and model_index.json, as diffusers lays them out."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import mindspore as ms
+from mindspore import nn
+
+import mindone_vq
+from mindone_vq.weights import hub
+from mindone_vq.weights.files import read_json, write_json
+from mindone_vq.weights.pretrained import check_dtype, check_saving, logger
+from mindone_vq.weights.store import size_in_bytes, weight_files
+
+# As diffusers' pipeline has them.
+PUBLISHED_SETTINGS = {"guidance_scale": 5.0, "truncation_rate": 1.0}
+PIPELINES = ("VQDiffusionPipeline", "ClassToImagePipeline", "UnconditionalPipeline")
+DtypeOfEach = Union[ms.Type, Mapping[str, ms.Type], None]
+# Keywords of from_pretrained beside the components and those for the hub.
+OWN_OPTIONS = ("mindspore_dtype", "variant", "use_safetensors")
+
+
+class PretrainedPipeline:
+    """Base of the pipelines: what has to do with files.
+
+    ``component_classes`` gives each component's class, and the library that model_index.json names for it.
+
+    Attributes:
+        default_settings: what a call uses where it is not given ``guidance_scale`` or ``truncation_rate``. They are the
+            model's own, from model_index.json, which diffusers passes over; without them ``PUBLISHED_SETTINGS``.
+        name_or_path: what ``from_pretrained`` was given; None for a pipeline made of its components.
+    """
+
+    component_classes: dict[str, tuple[str, type]] = {}
+    index_name: Optional[str] = None  # what model_index.json calls it, if not by the name of its class
+    default_settings: dict[str, float]
+    name_or_path: Optional[str] = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Union[str, os.PathLike],
+        mindspore_dtype: DtypeOfEach = None,
+        variant: Optional[str] = None,
+        use_safetensors: Optional[bool] = None,
+        **kwargs: Any,
+    ):
+        """Loads a pipeline folder in diffusers' layout, as old and as new releases of diffusers write it.
+
+        ``DiffusionPipeline.from_pretrained`` gives the pipeline that model_index.json names.
+
+        Args:
+            pretrained_model_name_or_path: a folder that holds model_index.json, or a hub id.
+            mindspore_dtype: type of the weights; or a dict with those of components by name, and "default" for the
+                others. None: float32.
+            variant: infix of the weight files, such as "fp16"; a component without it is loaded plain.
+            use_safetensors: True: safetensors only; False: PyTorch's .bin only; None: whichever is there, safetensors
+                first.
+            kwargs: a component by its name takes the place of the one in the folder; the others go to the hub
+                (``revision``, ``cache_dir``, ``local_files_only``, ``token``, ``force_download``).
+
+        Raises:
+            TypeError: an unknown keyword, or something that is no type of weights.
+            FileNotFoundError: the folder, a component's folder, or its weights are not there.
+            ValueError: a file cannot be read, or is of another class.
+        """
+        if not cls.component_classes:
+            cls = _named_pipeline(pretrained_model_name_or_path, cls, kwargs)
+        known = [*cls.component_classes, *OWN_OPTIONS, *hub.OPTIONS]
+        hub.check_options(kwargs, known, f"{cls.__name__}.from_pretrained")
+        dtypes = cls._dtypes(mindspore_dtype)
+        given = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.component_classes}
+        wanted = [name for name in cls.component_classes if name not in given]
+        folder = hub.resolve(pretrained_model_name_or_path, wanted, variant, use_safetensors, **kwargs)
+        settings = check_index(cls, folder)
+        missing = [name for name in wanted if not (folder / name).is_dir()]
+        if missing:
+            raise FileNotFoundError(
+                f"{folder} lacks the folder of {', '.join(missing)}. Download it, or pass the component itself: "
+                f"from_pretrained(..., {missing[0]}=...)."
+            )
+        loaded = {name: cls._load(folder, name, dtypes[name], variant, use_safetensors) for name in wanted}
+        pipeline = cls(**loaded, **given)
+        pipeline.default_settings.update(settings)
+        pipeline.name_or_path = str(pretrained_model_name_or_path)
+        return pipeline
+
+    @classmethod
+    def _load(
+        cls, folder: Path, name: str, dtype: ms.Type, variant: Optional[str], use_safetensors: Optional[bool]
+    ) -> Any:
+        """One component."""
+        _, component_class = cls.component_classes[name]
+        if not (issubclass(component_class, nn.Cell) and hasattr(component_class, "weights_stems")):
+            return component_class.from_pretrained(folder, subfolder=name)
+        names, stems = os.listdir(folder / name), component_class.weights_stems
+        if variant and not weight_files(names, stems, variant, use_safetensors):
+            logger.warning("%s has no variant %r; its plain weights are loaded.", folder / name, variant)
+            variant = None
+        return component_class.from_pretrained(
+            folder, subfolder=name, mindspore_dtype=dtype, variant=variant, use_safetensors=use_safetensors
+        )
+
+    @classmethod
+    def _dtypes(cls, given: DtypeOfEach) -> dict[str, ms.Type]:
+        """The type of each component."""
+        if not isinstance(given, Mapping):
+            return dict.fromkeys(cls.component_classes, check_dtype(given))
+        unknown = [name for name in given if name not in (*cls.component_classes, "default")]
+        if unknown:
+            raise TypeError(
+                f"mindspore_dtype has {', '.join(map(str, unknown))}; the components are "
+                f'{", ".join(cls.component_classes)}, and "default" stands for the others.'
+            )
+        default = given.get("default")
+        return {name: check_dtype(given.get(name, default)) for name in cls.component_classes}
+
+    def save_pretrained(
+        self,
+        save_directory: Union[str, os.PathLike],
+        variant: Optional[str] = None,
+        max_shard_size: Union[int, str, None] = None,
+        safe_serialization: bool = True,
+        push_to_hub: bool = False,
+        **hub_options: Any,
+    ) -> None:
+        """Writes every component, then model_index.json, as diffusers lays them out.
+
+        Args:
+            save_directory: the folder, made if needed.
+            variant, max_shard_size, safe_serialization: as ``PretrainedCell.save_pretrained`` takes them.
+            push_to_hub: upload the folder afterwards; ``hub_options`` are those of ``mindone_vq.weights.hub.push``.
+
+        Raises:
+            TypeError: a component cannot be saved; names it.
+            FileExistsError, ValueError: an argument is not what it must be. Nothing was written.
+        """
+        check_saving(save_directory, safe_serialization, push_to_hub, hub_options)
+        size_in_bytes(max_shard_size)
+        folder = Path(save_directory)
+        for name, component in self.components.items():
+            if not hasattr(component, "save_pretrained"):
+                raise TypeError(f"{name} is a {type(component).__name__}, which this pipeline can run but not save.")
+        for name, component in self.components.items():
+            has_weights = hasattr(component, "weights_stems")
+            options = {"variant": variant, "max_shard_size": max_shard_size} if has_weights else {}
+            component.save_pretrained(folder / name, **options)
+        write_json(folder / "model_index.json", self.index(self._class_names(), self.default_settings))
+        if push_to_hub:
+            hub.push(folder, **hub_options)
+
+    def _class_names(self) -> dict[str, str]:
+        return {name: type(component).__name__ for name, component in self.components.items()}
+
+    @classmethod
+    def index(cls, class_names: Mapping[str, str], settings: Mapping[str, float]) -> dict[str, Any]:
+        """The content of model_index.json.
+
+        Args:
+            class_names: the class of each component; the usual one where it is not given.
+            settings: of a call, by default.
+        """
+        index: dict[str, Any] = {
+            "_class_name": cls.index_name or cls.__name__,
+            "_mindone_vq_version": mindone_vq.__version__,
+        }
+        own = {name: value for name, value in settings.items() if value != PUBLISHED_SETTINGS[name]}
+        if own:
+            index["_default_settings"] = own
+        for name, (library, usual) in cls.component_classes.items():
+            class_name = class_names.get(name, usual.__name__)
+            is_usual = class_name.removesuffix("Fast") == usual.__name__  # transformers' tokenizer in Rust
+            index[name] = [library if is_usual else "mindone_vq", class_name]
+        return index
+
+
+def _named_pipeline(source: Union[str, os.PathLike], base: type, options: Mapping[str, Any]) -> type:
+    """The pipeline class that model_index.json of a folder or a hub id names."""
+    hub_options = {name: value for name, value in options.items() if name in hub.OPTIONS}
+    path = hub.resolve(source, [], **hub_options) / "model_index.json"
+    named = read_json(path).get("_class_name")
+    if named not in PIPELINES:
+        raise ValueError(f"{path} is the index of a {named}; {base.__name__} knows {', '.join(PIPELINES)}.")
+    return getattr(mindone_vq, named)
+
+
+def check_index(cls: type, folder: Path) -> dict[str, float]:
+    """Raises ValueError where model_index.json describes another pipeline; returns the model's default settings.
+
+    Old and new releases of diffusers differ in the library they name for a component; the classes are the same.
+    """
+    index = read_json(folder / "model_index.json")
+    own = cls.index_name or cls.__name__
+    named = index.get("_class_name", own)
+    if named != own:
+        raise ValueError(f"{folder / 'model_index.json'} is the index of a {named}, not of a {own}.")
+    for name, (_, component_class) in cls.component_classes.items():
+        entry = index.get(name)
+        family = component_class.family() if hasattr(component_class, "family") else [component_class.__name__]
+        accepted = [*family, component_class.__name__ + "Fast"]
+        if entry is not None and (not isinstance(entry, list) or len(entry) != 2 or entry[1] not in accepted):
+            raise ValueError(
+                f"{folder / 'model_index.json'} gives {name} as {entry}, expected a {component_class.__name__}."
+            )
+    settings = index.get("_default_settings", {})
+    if not isinstance(settings, dict) or not settings.keys() <= PUBLISHED_SETTINGS.keys():
+        raise ValueError(
+            f"{folder / 'model_index.json'} has _default_settings {settings}; they are numbers for "
+            f"{' and '.join(PUBLISHED_SETTINGS)}."
+        )
+    return settings
+
+
+def settings_of_call(
+    defaults: Mapping[str, float], guidance_scale: Optional[float], truncation_rate: Optional[float]
+) -> dict[str, float]:
+    """Both by name: as given, or as in ``defaults`` where None is given."""
+    given = {"guidance_scale": guidance_scale, "truncation_rate": truncation_rate}
+    return {name: defaults[name] if value is None else value for name, value in given.items()}
