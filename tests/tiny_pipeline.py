@@ -20,8 +20,8 @@ def random_weights(cell, rng, spread):
     return cell
 
 
-def random_pipeline(rng, learned_null=True, num_train_timesteps=10):
-    """Ten timesteps, 12 codes on a 6 x 6 grid."""
+def random_pipeline(rng, learned_null=True, num_train_timesteps=10, layers=2):
+    """Ten timesteps, 12 codes on a 6 x 6 grid; the text encoder and the transformer have ``layers`` each."""
     tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
     vqvae = VQModel(
         block_out_channels=(8, 16),
@@ -37,7 +37,7 @@ def random_pipeline(rng, learned_null=True, num_train_timesteps=10):
         vocab_size=tokenizer.vocab_size,
         hidden_size=24,
         intermediate_size=40,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=3,
         max_position_embeddings=12,
         eos_token_id=tokenizer.eos_token_id,
@@ -46,7 +46,7 @@ def random_pipeline(rng, learned_null=True, num_train_timesteps=10):
     transformer = Transformer2DModel(
         num_attention_heads=2,
         attention_head_dim=10,
-        num_layers=2,
+        num_layers=layers,
         cross_attention_dim=24,
         attention_bias=True,
         sample_size=6,
