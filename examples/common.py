@@ -15,6 +15,7 @@ from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.pictures import enlarge, grid
 from mindone_vq.training import settings
 from mindone_vq.training.devices import connect
+from mindone_vq.weights.files import check_writable
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 
@@ -56,14 +57,30 @@ def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type
 
     Args:
         number: which of the devices, where there are several.
+
+    Raises:
+        OSError: the output cannot be written.
+        ValueError: there is no such device.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    check_writable(options.output)
     device = options.device or ms.get_context("device_target")
     if number is not None and device != "CPU":
-        ms.set_device(device, number)
+        choose_device(device, number)
     elif options.device:
-        ms.set_device(options.device)
+        choose_device(options.device)
     return DTYPES[options.dtype]
+
+
+def choose_device(device: str, *number: int) -> None:
+    """``mindspore.set_device``, whose error is one line."""
+    try:
+        ms.set_device(device, *number)
+    except RuntimeError as error:
+        reason = str(error).split(". Please")[0].split("\n")[0]
+        raise ValueError(
+            f"--device {device} cannot be used here: {reason}. python -m mindone_vq.doctor says what is missing."
+        ) from error
 
 
 def save_pictures(pictures: list[Image.Image], per_row: int, labels: list[str], path: Path) -> None:
@@ -89,7 +106,7 @@ def run_training(settings_class: type, training_class: type, description: str) -
         options = settings.parse(settings_class, arguments, description, positional=("data",))
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         if options.device != "auto":
-            ms.set_device(options.device)
+            choose_device(options.device)
         training_class(options, connect()).run()
 
     run(main)

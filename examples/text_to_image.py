@@ -18,6 +18,7 @@ from PIL import Image
 from mindone_vq import VQDiffusionPipeline
 from mindone_vq.demo import MODEL
 from mindone_vq.pictures import cover_masked, enlarge, grid
+from mindone_vq.weights.files import check_writable
 
 FILMSTRIP_FRAMES = 10
 
@@ -34,6 +35,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     dtype = common.set_up(options)
+    if options.filmstrip:
+        check_writable(options.filmstrip)
 
     print(f"Loading {options.model or 'the bundled model'} ...")
     pipe = VQDiffusionPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)

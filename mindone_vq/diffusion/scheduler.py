@@ -81,6 +81,11 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         self._reached: Optional[float] = None  # what the last step jumped to; see ``_check_order``
 
     @property
+    def compatibles(self) -> list[type]:
+        """The classes that take this scheduler's config: as diffusers says, no other."""
+        return [VQDiffusionScheduler]
+
+    @property
     def timesteps(self) -> Tensor:
         return Tensor(self.chain[:-1], ms.int32)
 

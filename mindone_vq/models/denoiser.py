@@ -85,10 +85,10 @@ class DiscreteDenoiser(PretrainedCell):
         Raises:
             ValueError: the codes are not of this network's grid, or the timestep is missing or one too many.
         """
-        if x_t.ndim != 2 or x_t.shape[1] != self.num_latent_pixels:
+        if x_t.ndim != 2 or x_t.shape[1] > self.num_latent_pixels:
             raise ValueError(
-                f"hidden_states has shape {x_t.shape}; it must be (batch, {self.num_latent_pixels}), the codes of a "
-                f"grid of {self.height} x {self.width} (sample_size)."
+                f"hidden_states has shape {x_t.shape}; it must be (batch, pixels), at most {self.num_latent_pixels} "
+                f"codes of a grid of {self.height} x {self.width} (sample_size)."
             )
         if self.num_timesteps is not None:
             if timestep is None:

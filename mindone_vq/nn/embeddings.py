@@ -32,8 +32,8 @@ class ImagePositionalEmbeddings(nn.Cell):
         self.width_emb = nn.Embedding(self.table_size, embed_dim)
 
     def construct(self, codes: Tensor) -> Tensor:
-        """codes: (batch, sample_size^2) integers -> (batch, sample_size^2, embed_dim)."""
+        """codes: (batch, pixels) integers, the first of the grid or all -> (batch, pixels, embed_dim)."""
         rows = self.height_emb.embedding_table.expand_dims(1)  # (table_size, 1, embed_dim)
         columns = self.width_emb.embedding_table.expand_dims(0)  # (1, table_size, embed_dim)
         positions = ops.reshape(rows + columns, (1, self.table_size * self.table_size, self.embed_dim))
-        return self.emb(codes) + positions[:, : self.num_pixels]
+        return self.emb(codes) + positions[:, : codes.shape[1]]

@@ -34,11 +34,15 @@ class Config(dict):
 
 
 def register_to_config(init: Callable) -> Callable:
-    """Decorates ``__init__``: the name of the class and the arguments, defaults included, become ``self.config``."""
+    """Decorates ``__init__``: the name of the class and the arguments, defaults included, become ``self.config``.
+
+    Keywords that begin with "_" are left out, so that ``cls(**config)`` works.
+    """
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def wrapper(self, *args: Any, **kwargs: Any) -> None:
+        kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_")}
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         init(self, *args, **kwargs)

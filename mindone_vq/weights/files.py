@@ -68,6 +68,18 @@ def check_destination(destination: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{destination} is there already; pass --overwrite (overwrite=True) to replace it.")
 
 
+def check_writable(path: Path) -> None:
+    """Raises OSError where a file or a folder of that name could not be written; leaves nothing behind."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing.parent if existing.is_file() else existing):
+            pass
+        if existing.is_file() and existing != path.absolute():
+            raise NotADirectoryError(0, f"{existing} is a file")
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}. Give another place.") from error
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes ``content`` the way diffusers writes its configs."""
     write_atomically(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())

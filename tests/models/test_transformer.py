@@ -64,7 +64,7 @@ def test_timesteps_mean_ada_norm_whatever_the_config_calls_it(norm_type):
         (dict(num_vector_embeds=None), "num_vector_embeds"),
         (dict(sample_size=None), "sample_size"),
         (dict(sample_size=[4, 6]), "square"),
-        (dict(num_embeds_ada_norm=None), "num_embeds_ada_norm"),
+        (dict(num_embeds_ada_norm=None, norm_type="ada_norm"), "num_embeds_ada_norm"),
         (dict(norm_type="ada_norm_zero"), "norm_type"),
         (dict(activation_fn="swiglu"), "activation_fn"),
     ],

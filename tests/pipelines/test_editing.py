@@ -155,7 +155,7 @@ def test_other_sizes_and_modes(inpaint, rng, caplog):
         (dict(image=np.zeros((4, 4, 2), np.uint8)), ValueError, r"\(4, 4, 2\)"),
         (dict(image=np.full((12, 12, 3), 200.0)), ValueError, r"floats must be in \[0, 1\]"),
         (dict(image=np.zeros((12, 12, 3), np.int64)), TypeError, "int64"),
-        (dict(image=Image.new("I;16", (12, 12))), ValueError, "'I;16'"),
+        (dict(image=Image.new("F", (12, 12))), ValueError, "'F'"),
         (dict(resample=0), ValueError, "resample is 0"),
         (dict(output_type="jpg"), ValueError, "output_type is 'jpg'"),
         (dict(image=[Image.new("RGB", (12, 12))] * 3), ValueError, "3 pictures or masks given for 1"),

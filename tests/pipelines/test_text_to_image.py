@@ -237,7 +237,7 @@ def test_parts_that_do_not_belong_together_are_refused(tiny):
 
 def test_nothing_is_written_where_a_part_cannot_be_saved(tiny, tmp_path):
     pipe = VQDiffusionPipeline(**tiny.components)
-    pipe.text_encoder = object()
+    pipe.__dict__["text_encoder"] = object()  # as mindnlp's, which has no save_pretrained
     with pytest.raises(TypeError, match="text_encoder is a object, which this pipeline can run but not save"):
         pipe.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
