@@ -68,6 +68,17 @@ def check_destination(destination: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{destination} is there already; pass --overwrite (overwrite=True) to replace it.")
 
 
+def check_writable(path: Path) -> None:
+    """Raises OSError where no file can be made at ``path``; leaves nothing."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise type(error)(f"{path} cannot be written: {folder}: {error.strerror}.") from error
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes ``content`` the way diffusers writes its configs."""
     write_atomically(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
