@@ -54,10 +54,11 @@ def recognise(tensors: Tensors) -> str:
     for class_name, marks in MARKS.items():
         if marks <= keys:
             return class_name
-    shown = ", ".join(list(tensors)[:6])
+    if not tensors:
+        raise ConversionError("the file holds no weights, neither by themselves nor in a container that is known.")
     raise ConversionError(
-        f"these are the weights of no network known here (it begins with {shown or 'nothing'}). A checkpoint of "
-        "microsoft/VQ-Diffusion needs its --config their.yaml."
+        f"these are the weights of no network known here (it begins with {', '.join(list(tensors)[:6])}). A checkpoint "
+        "of microsoft/VQ-Diffusion needs its --config their.yaml."
     )
 
 

@@ -54,7 +54,7 @@ def read_source(source: Union[str, os.PathLike], options: Options) -> Plan:
     if (folder / "config.json").is_file():
         return Plan([_read_component(folder, options)], source_is_diffusers=True)
     raise ConversionError(
-        f"{folder} holds neither model_index.json nor config.json: give a checkpoint file, or a folder."
+        f"SOURCE {folder} holds neither model_index.json nor config.json: give a folder that holds one, or a file."
     )
 
 

@@ -18,7 +18,14 @@ from mindone_vq.conversion.plan import ConversionError
 from mindone_vq.conversion.sources import Options, read_source
 from mindone_vq.conversion.write import Target, write_plan
 from tests.numerics import relative_error
-from tests.parity.original_checkpoints import Codec, Sizes, codec_config_text, lightning_content, save_from_gpu
+from tests.parity.original_checkpoints import (
+    Codec,
+    Sizes,
+    codec_config_text,
+    lightning_content,
+    merges_file,
+    save_from_gpu,
+)
 from tests.parity.test_original import CLASSES, MODELS, NULL_CLASS, TOLERANCE, Made, Recipe, fitted_codec, noisy_codes
 
 NULL_TEXT = "transformer.empty_text_embed"
@@ -425,3 +432,42 @@ def test_options_of_whole_models_are_refused_for_a_codec_alone(option, tmp_path)
     given = {"tokenizer": "me/clip", "ema": False}.get(option, path)
     with pytest.raises(ConversionError, match="is for a whole model .*; SOURCE is a codec alone"):
         read_source(file, Options(**{option: given}))
+
+
+# Messages that need whole files.
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda data: data[:-20], "Compressed file ended"),
+        (lambda data: data[:15] + bytes([data[15] ^ 255]) + data[16:], "CRC|invalid|Error"),
+        (lambda data: b"words, " * 9, "Not a gzipped file"),
+    ],
+    ids=["cut", "bent", "other"],
+)
+def test_a_damaged_list_of_merges_is_said(change, said, tmp_path):
+    good = merges_file(tmp_path / "good.txt.gz").read_bytes()
+    (tmp_path / "bad.txt.gz").write_bytes(change(good))
+    with pytest.raises(ConversionError, match=f"--tokenizer .*bad.txt.gz is not a whole list of merges: .*({said})"):
+        model("ithq").plan(tmp_path / "files", tokenizer=str(tmp_path / "bad.txt.gz"))
+
+
+@pytest.mark.parametrize(
+    "name, key", [("ithq", "transformer.transformer.to_logits.1.bias"), ("ffhq", "to_logits.1.bias")]
+)
+def test_what_does_not_fit_is_blamed_on_the_file_that_was_given(name, key, tmp_path):
+    """No config.json was."""
+    original = model(name).original
+    gone = {entry for entry in original.model if entry.endswith(key)}
+    with pytest.raises(ConversionError, match="(?s)missing: out.bias.*Check that --config belongs") as error:
+        model(name).plan(tmp_path, original.changed(drop=gone, ema=None))
+    assert "config.json" not in str(error.value)
+
+
+def test_half_a_codec_alone_is_not_blamed_on_a_config(tmp_path):
+    weights = model("coco").original.codec.tensors()
+    del weights["decoder.conv_out.bias"]
+    file = save_from_gpu({"model": weights}, tmp_path / "codec.pth")
+    with pytest.raises(ConversionError, match="(?s)missing: decoder.conv_out.bias.*Is the file whole"):
+        read_source(file, Options()).check()
