@@ -65,6 +65,7 @@ def test_the_null_class_is_what_the_id_1000_means(rows, class_number, rng, tmp_p
         plan.check()
         write_plan(plan, tmp_path / "converted", Target())
         denoiser = ClassTransformer2DModel.from_pretrained(tmp_path / "converted")
+        assert denoiser.num_class_embeds == (1001 if rows == 1001 else rows + 1)
         x_t, t = noisy_codes(sizes, rng), torch.tensor([0, sizes.timesteps - 1])
         for theirs, ours in ((NULL_CLASS, denoiser.num_class_embeds - 1), (4, 4), (998, 998)):
             labels = Tensor([ours] * 2, ms.int32)
