@@ -63,7 +63,7 @@ def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type
         ValueError: there is no such device.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    check_writable(options.output)
+    check_writable(options.output, is_folder=not options.output.suffix)
     device = options.device or ms.get_context("device_target")
     if number is not None and device != "CPU":
         choose_device(device, number)

@@ -54,10 +54,11 @@ def recognise(tensors: Tensors) -> str:
     for class_name, marks in MARKS.items():
         if marks <= keys:
             return class_name
-    shown = ", ".join(list(tensors)[:6])
+    if not tensors:
+        raise ConversionError("the file holds no weights, neither by themselves nor in a container that is known.")
     raise ConversionError(
-        f"these are the weights of no network known here (it begins with {shown or 'nothing'}). A checkpoint of "
-        "microsoft/VQ-Diffusion needs its --config their.yaml."
+        f"these are the weights of no network known here (it begins with {', '.join(list(tensors)[:6])}). A checkpoint "
+        "of microsoft/VQ-Diffusion needs its --config their.yaml."
     )
 
 
@@ -128,11 +129,12 @@ def _vq_config(tensors: Tensors) -> dict[str, Any]:
 
 
 def _denoiser_config(tensors: Tensors) -> dict[str, Any]:
+    timesteps = tensors.get("transformer_blocks.0.norm1.emb.weight")  # none: plain norms
     return {
         "num_layers": _count(tensors, r"transformer_blocks\.(\d+)\."),
         "num_vector_embeds": tensors["latent_image_embedding.emb.weight"].shape[0],
         "inner_dim": tensors["latent_image_embedding.emb.weight"].shape[1],
-        "num_embeds_ada_norm": tensors["transformer_blocks.0.norm1.emb.weight"].shape[0],
+        "num_embeds_ada_norm": timesteps.shape[0] if timesteps is not None else None,
     }
 
 
@@ -144,7 +146,7 @@ def _transformer_config(tensors: Tensors) -> dict[str, Any]:
         cross_attention_dim=None if key is None else key.shape[1],
         attention_bias="transformer_blocks.0.attn1.to_q.bias" in tensors,
         norm_elementwise_affine="transformer_blocks.0.norm3.weight" in tensors,
-        norm_type="ada_norm",
+        norm_type="layer_norm" if config["num_embeds_ada_norm"] is None else "ada_norm",
     )
     if tensors["transformer_blocks.0.ff.net.0.proj.weight"].shape[0] == 8 * config["inner_dim"]:
         config["activation_fn"] = "geglu"

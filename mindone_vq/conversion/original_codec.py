@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
 from mindone_vq.conversion import infer
+from mindone_vq.conversion.original_config import check_told, read_codec
 from mindone_vq.conversion.original_names import CODEC, FIRST_STAGE, Entries
 from mindone_vq.conversion.plan import Component, ConversionError, Plan
 from mindone_vq.weights.lazy import LazyTensor
@@ -16,10 +17,33 @@ Tensors = dict[str, LazyTensor]
 CODEC_SETTINGS = {"norm_num_groups": 32, "act_fn": "silu"}  # fixed in their code
 
 
-def plan_codec(tensors: Tensors) -> Plan:
-    """The conversion of a codec's own file: ``ithq_vqvae.pth``, ``taming_f8_8192_openimages_last.pth`` and so on."""
+# What their settings and the weights both tell: (setting, argument of the network). A codec has some of the objects.
+TOLD = tuple(
+    (f"{section}.{key}", name)
+    for sections, key, name in (
+        (("model", "first_stage_config"), "n_embed", "num_vq_embeddings"),
+        (("model", "first_stage_config"), "embed_dim", "vq_embed_dim"),
+        (("encoder_config", "decoder_config", "ddconfig"), "z_channels", "latent_channels"),
+        (("encoder_config", "decoder_config", "ddconfig"), "num_res_blocks", "layers_per_block"),
+        (("encoder_config", "ddconfig"), "in_channels", "in_channels"),
+        (("decoder_config", "ddconfig"), "out_ch", "out_channels"),
+    )
+    for section in sections
+)
+
+
+def plan_codec(tensors: Tensors, config: Optional[Mapping[str, Any]] = None) -> Plan:
+    """The conversion of a codec's own file: ``ithq_vqvae.pth``, ``taming_f8_8192_openimages_last.pth`` and so on.
+
+    Args:
+        tensors: of the file.
+        config: its YAML file, which is checked; what the network needs of it the weights tell.
+    """
     taken = Entries(tensors)
     component = codec_component(codec_tensors(taken), None)
+    component.advice = "Is the file whole, and of this codec?"
+    if config is not None:
+        check_codec_config(component, config, "--config", taken)
     unexplained = taken.rest()
     if unexplained:
         raise ConversionError(f"these entries of the codec are not known: {', '.join(sorted(unexplained)[:20])}")
@@ -59,6 +83,16 @@ def codec_component(tensors: Tensors, codes: Optional[np.ndarray]) -> Component:
             if name in tensors:
                 tensors[name] = tensors[name].then(lambda rows: rows[order])
     return infer.component_of(tensors, CODEC_SETTINGS)
+
+
+def check_codec_config(component: Component, config: Mapping[str, Any], option: str, taken: Entries) -> None:
+    """Raises ConversionError where the codec's own config is of another codec, or of one that is not computed here."""
+    settings = read_codec(config, option)
+    check_told(settings, component.config, TOLD)
+    classes = [entry["class"] for entry in settings.objects.values()]
+    if ("GumbelVQ" in classes) != (component.class_name == "GumbelVQModel"):
+        raise ConversionError(f"{option} has a {classes[0]}, the checkpoint has a {component.class_name}.")
+    taken.ignored.update(settings.unused)
 
 
 def check_codec(tensors: Tensors) -> None:

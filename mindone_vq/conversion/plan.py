@@ -22,7 +22,7 @@ from mindone_vq import (
 )
 from mindone_vq.pipelines.base import DiffusionPipeline
 from mindone_vq.weights.lazy import LazyTensor
-from mindone_vq.weights.store import fit
+from mindone_vq.weights.store import WeightMismatchError, fit
 
 NETWORKS = {
     kind.__name__: kind
@@ -56,6 +56,7 @@ class Component:
         tensors: by the key of a PyTorch state dict; not yet checked.
         ignored: keys of the source that no network needs, with the reason.
         fitted: the weights, checked; set by ``check``.
+        advice: what to do where names or shapes do not fit.
     """
 
     class_name: str
@@ -64,6 +65,7 @@ class Component:
     ignored: dict[str, str] = field(default_factory=dict)
     fitted: dict[str, LazyTensor] = field(default_factory=dict)
     network: Optional[nn.Cell] = None
+    advice: str = WeightMismatchError.advice
 
     @property
     def folder(self) -> str:
@@ -80,7 +82,7 @@ class Component:
                 self.network = NETWORKS[self.class_name].from_config(self.config)
             self.fitted, ignored = fit(self.network, self.tensors)
         except (ValueError, TypeError) as error:
-            raise ConversionError(f"{self.folder}: {error}") from error
+            raise ConversionError(f"{self.folder}: {error}".replace(WeightMismatchError.advice, self.advice)) from error
         self.ignored = {**self.ignored, **ignored}
 
 

@@ -2,8 +2,8 @@
 
 import gzip
 import os
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -12,7 +12,9 @@ import numpy as np
 from mindspore.nn.utils import no_init_parameters
 
 from mindone_vq import CLIPTokenizer, VQDiffusionScheduler
-from mindone_vq.conversion import infer, original, original_codec
+from mindone_vq.conversion import infer, original, original_codec, original_text
+from mindone_vq.conversion.options import FLAGS, MERGES, ORIGINAL, Options, check_file
+from mindone_vq.conversion.original_config import read_yaml
 from mindone_vq.conversion.plan import NETWORKS, PIPELINES, Component, ConversionError, Plan
 from mindone_vq.pipelines.pretrained import check_index
 from mindone_vq.weights import hub
@@ -30,29 +32,21 @@ TORCH_ENDINGS = (".bin", ".pth", ".pt", ".ckpt")
 MINDSPORE_STEM = "mindspore_model"
 
 
-@dataclass
-class Options:
-    """How a source is to be read; the command line documents them."""
-
-    config: Optional[Path] = None
-    codec: Optional[Path] = None
-    codes: Optional[Path] = None
-    tokenizer: Optional[str] = None
-    ema: bool = True
-    variant: Optional[str] = None
-    revision: Optional[str] = None
-    ignore_unknown: bool = False
-
-
 def read_source(source: Union[str, os.PathLike], options: Options) -> Plan:
     """The plan for converting ``source``, not yet checked.
 
     Raises:
         ConversionError, FileNotFoundError, ValueError: it cannot be read, or more is needed; says what.
     """
+    options.check_files()
     path = Path(source).expanduser()
     if path.is_file():
+        check_file(path, "SOURCE")
         return _read_file(path, options)
+    if not path.is_dir() and path.suffix in (".safetensors", *TORCH_ENDINGS):
+        raise FileNotFoundError(f"SOURCE {source} does not exist.")
+    remote = () if path.is_dir() else ("revision",)
+    options.check_used("a folder" if path.is_dir() else "a hub id", ("variant", *remote))
     hub_options = {"revision": options.revision} if options.revision else {}
     folder = hub.resolve(source, variant=options.variant, **hub_options)
     if (folder / "model_index.json").is_file():
@@ -60,7 +54,7 @@ def read_source(source: Union[str, os.PathLike], options: Options) -> Plan:
     if (folder / "config.json").is_file():
         return Plan([_read_component(folder, options)], source_is_diffusers=True)
     raise ConversionError(
-        f"{folder} holds neither model_index.json nor config.json: give a checkpoint file, or a folder."
+        f"SOURCE {folder} holds neither model_index.json nor config.json: give a folder that holds one, or a file."
     )
 
 
@@ -113,10 +107,11 @@ def _with_torch_names(path: Path, class_name: str, config: Mapping[str, Any]) ->
 def _read_file(path: Path, options: Options) -> Plan:
     given = _given_config(options)
     if path.suffix == ".safetensors":
-        return _plan_state_dict(read_safetensors(path), given)
+        return _plan_state_dict(read_safetensors(path), given, options)
     if path.suffix not in TORCH_ENDINGS:
         raise ConversionError(f"{path} ends in none of .safetensors, {', '.join(TORCH_ENDINGS)}.")
     if path.suffix == ".ckpt" and not _is_torch(path):
+        options.check_used("a file of MindSpore", ("config",))
         return _plan_mindspore(path, given)
     content, passed_over = open_checkpoint(path, options.ignore_unknown)
     if not isinstance(content, dict):
@@ -124,7 +119,7 @@ def _read_file(path: Path, options: Options) -> Plan:
     if given is not None and "model" in given:
         plan = _plan_original(path, content, given, options, passed_over)
     else:
-        plan = _plan_state_dict(_state_dict(content), given)
+        plan = _plan_state_dict(_state_dict(content), given, options)
     plan.passed_over = passed_over
     return plan
 
@@ -149,18 +144,35 @@ def _given_config(options: Options) -> Optional[dict[str, Any]]:
     if options.config is None:
         return None
     if options.config.suffix in (".yaml", ".yml"):
-        return original.read_yaml(options.config)
+        return read_yaml(options.config)
     return read_json(options.config)
 
 
-def _plan_state_dict(tensors: dict[str, LazyTensor], given: Optional[dict[str, Any]]) -> Plan:
+def _plan_state_dict(tensors: dict[str, LazyTensor], given: Optional[dict[str, Any]], options: Options) -> Plan:
     if any(key.startswith("transformer.transformer.content_emb.") for key in tensors):
         raise ConversionError(
             "this is a whole model of microsoft/VQ-Diffusion: pass its config, from their repository, with --config."
         )
     if original_codec.is_original_codec(tensors):
-        return original_codec.plan_codec(tensors)
-    return Plan([infer.component_of(tensors, given or {})])
+        return _plan_codec(tensors, given, options)
+    options.check_used("the weights of one network", ("config",))
+    component = infer.component_of(tensors, given or {})
+    component.advice = (
+        "Check that --config belongs to the weights."
+        if given
+        else "The sizes are those of the weights themselves: is the file whole? --config takes a config.json."
+    )
+    return Plan([component])
+
+
+def _plan_codec(tensors: dict[str, LazyTensor], given: Optional[dict[str, Any]], options: Options) -> Plan:
+    options.check_used("a codec alone", ("config",))
+    if given is not None and "model" not in given:
+        raise ConversionError(
+            f"--config {options.config} is not the YAML file of a codec of microsoft/VQ-Diffusion: leave --config out; "
+            "the weights tell what the codec needs."
+        )
+    return original_codec.plan_codec(tensors, given)
 
 
 def _state_dict(content: Mapping[str, Any]) -> dict[str, LazyTensor]:
@@ -176,37 +188,35 @@ def _state_dict(content: Mapping[str, Any]) -> dict[str, LazyTensor]:
 def _plan_original(
     path: Path, content: Mapping[str, Any], config: dict[str, Any], options: Options, passed_over: set[str]
 ) -> Plan:
-    if not isinstance(content.get("model"), dict):
-        if original_codec.is_original_codec(_state_dict(content)):
-            return original_codec.plan_codec(_state_dict(content))
+    whole = isinstance(content.get("model"), dict)
+    model = _state_dict(content["model"] if whole else content)
+    has_denoiser = whole and any(key.startswith("transformer.") for key in model)
+    if original_codec.is_original_codec(model) and not has_denoiser:
+        return _plan_codec(model, config, options)
+    if not whole:
         raise ConversionError(f"{path} has no entry 'model', as checkpoints of microsoft/VQ-Diffusion do.")
+    options.check_used(ORIGINAL, [name for name in FLAGS if name not in ("variant", "revision")])
     ema = content.get("ema") if options.ema else None
-    model = _state_dict(content["model"])
-    if original_codec.is_original_codec(model) and not any(key.startswith("transformer.") for key in model):
-        return original_codec.plan_codec(model)
     return original.plan_original(
         model,
         _state_dict(ema) if ema else None,
         config,
         codec=_state_dict(_open(options.codec, options, passed_over)) if options.codec else None,
         codes=_codes(options) if options.codes else None,
+        codec_config=read_yaml(options.codec_config) if options.codec_config else None,
         tokenizer=_tokenizer(options.tokenizer, model) if options.tokenizer else None,
     )
 
 
 def _open(path: Path, options: Options, passed_over: set[str]) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist.")
     content, passed_over_here = open_checkpoint(path, options.ignore_unknown)
     passed_over |= passed_over_here
     if not isinstance(content, dict):
-        raise ConversionError(f"{path} holds a {type(content).__name__}, not a state dict.")
+        raise ConversionError(f"--codec {path} holds a {type(content).__name__}, not a state dict.")
     return content
 
 
 def _codes(options: Options) -> np.ndarray:
-    if not options.codes.is_file():
-        raise FileNotFoundError(f"{options.codes} does not exist.")
     content, _ = open_checkpoint(options.codes)
     if not isinstance(content, LazyTensor):
         raise ConversionError(f"--codes {options.codes} holds a {type(content).__name__}, not one tensor.")
@@ -215,14 +225,22 @@ def _codes(options: Options) -> np.ndarray:
 
 def _tokenizer(source: str, model: Mapping[str, LazyTensor]) -> CLIPTokenizer:
     """CLIP's tokenizer, from a folder, a hub id, or the list of merges in their repository."""
-    if not source.endswith((".txt.gz", ".txt")):
-        tokenizer = CLIPTokenizer.from_pretrained(source)
-        return CLIPTokenizer(
-            tokenizer._vocab, tokenizer._merges, tokenizer.model_max_length, pad_token=original.CLIP_PADDING
-        )
-    data = Path(source).read_bytes()
-    lines = (gzip.decompress(data) if source.endswith(".gz") else data).decode("utf-8").split("\n")
     table = model.get("transformer.condition_emb.token_embedding.weight")
     if table is None:
-        raise ConversionError("the checkpoint has no text encoder (transformer.condition_emb.*).")
-    return original.clip_tokenizer(lines, table.shape[0])
+        raise ConversionError(
+            "--tokenizer is for a model of text; the checkpoint has no text encoder (transformer.condition_emb.*)."
+        )
+    if not source.endswith(MERGES):
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise ConversionError(f"--tokenizer: {error}") from error
+        return CLIPTokenizer(
+            tokenizer._vocab, tokenizer._merges, tokenizer.model_max_length, pad_token=original_text.CLIP_PADDING
+        )
+    try:
+        data = Path(source).read_bytes()
+        lines = (gzip.decompress(data) if source.endswith(".gz") else data).decode("utf-8").split("\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ConversionError(f"--tokenizer {source} is not a whole list of merges: {error}.") from error
+    return original_text.clip_tokenizer(lines, table.shape[0])

@@ -68,16 +68,17 @@ def check_destination(destination: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{destination} is there already; pass --overwrite (overwrite=True) to replace it.")
 
 
-def check_writable(path: Path) -> None:
-    """Raises OSError where a file or a folder of that name could not be written; leaves nothing behind."""
-    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+def check_writable(path: Path, is_folder: bool = False) -> None:
+    """Raises OSError where no file, or no folder, can be made at ``path``; leaves nothing."""
+    if path.exists() and path.is_dir() != is_folder:
+        wanted = "a file; give the name of a folder." if is_folder else "a folder; give the name of a file."
+        raise OSError(f"{path} is {wanted}")
+    place = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    place = place if place.is_dir() or place != path.absolute() else place.parent
     try:
-        with tempfile.TemporaryFile(dir=existing.parent if existing.is_file() else existing):
-            pass
-        if existing.is_file() and existing != path.absolute():
-            raise NotADirectoryError(0, f"{existing} is a file")
+        tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}. Give another place.") from error
+        raise type(error)(f"{path} cannot be written: {place}: {error.strerror}. Give another place.") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -117,12 +117,25 @@ def _download(
             "(local_files_only or HF_HUB_OFFLINE). Download it once while online."
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
-        raise FileNotFoundError(f"{repo_id} is not a folder here, and the hub answers: {error}") from error
+        raise FileNotFoundError(f"{repo_id} is not a folder here, and the hub answers {_answer(error)}") from error
     except OSError as error:
         raise FileNotFoundError(
-            f"{repo_id} is not a folder here, and the hub cannot be reached ({type(error).__name__}: {error}). "
-            "Give a local folder, or local_files_only=True for what was downloaded before."
+            f"{repo_id} is not a folder here, and the hub cannot be reached at {huggingface_hub.constants.ENDPOINT}. "
+            "Check the connection and the variable HF_ENDPOINT, give a local folder, or set HF_HUB_OFFLINE=1 "
+            "(local_files_only=True) for what was downloaded before."
         ) from error
+
+
+def _answer(error: Exception) -> str:
+    """What the hub says, and what to do, in one line."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    known = {
+        401: "that it has no such repository, or a private one: check the name, or log in with huggingface-cli login.",
+        403: "that it may not be read with this token: ask its owner for access.",
+        404: "that it has no such repository or revision: check both names.",
+    }
+    said = " ".join(str(error).split())
+    return f"(HTTP {status}) {known[status]}" if status in known else f"with an error: {said}"
 
 
 def files_to_download(

@@ -24,7 +24,13 @@ NUMPY_TYPES = {ms.float32: np.float32, ms.float16: np.float16}
 
 
 class WeightMismatchError(ValueError):
-    """The weights in a file are not those of the network: names missing, left over, or of another shape."""
+    """The weights in a file are not those of the network: names missing, left over, or of another shape.
+
+    Attributes:
+        advice: the end of the message, for a network whose config.json was read.
+    """
+
+    advice = "Check that config.json belongs to the weights."
 
 
 def weight_files(
@@ -164,8 +170,7 @@ def _mismatch(cell: nn.Cell, problems: list[str]) -> WeightMismatchError:
     shown = "\n  ".join(problems[:20])
     more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
     return WeightMismatchError(
-        f"The weights do not fit {type(cell).__name__} with this config:\n  {shown}{more}\n"
-        "Check that config.json belongs to the weights."
+        f"The weights do not fit {type(cell).__name__} with this config:\n  {shown}{more}\n{WeightMismatchError.advice}"
     )
 
 

@@ -179,7 +179,7 @@ def test_a_wrong_component_and_a_wrong_config_are_named(tmp_path):
         convert(MODEL, tmp_path / "out", "--component", "unet")
     with pytest.raises(ValueError, match="config is of a VQModel, the weights are of a Transformer2DModel"):
         convert(TRANSFORMER, tmp_path / "out", "--config", MODEL / "vqvae" / "config.json")
-    (tmp_path / "strange.safetensors").write_bytes(b"")
+    (tmp_path / "strange.safetensors").write_bytes(b"words")
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         convert(tmp_path / "strange.safetensors", tmp_path / "out")
     save_file({"conv.weight": np.ones(3)}, tmp_path / "strange.safetensors")

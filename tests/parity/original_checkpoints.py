@@ -283,6 +283,9 @@ class Codec:
             codec.map[1 + torch.randperm(full - 1)[: reduced - 1]] = 1 + torch.randperm(reduced - 1)
         return codec
 
+    def codebook(self) -> torch.Tensor:
+        return self.network.quantize.embedding.weight.data
+
     def full_codes(self) -> torch.Tensor:
         """The full code of each code that the denoiser predicts: the first one mapped to it."""
         if self.map is None:
@@ -400,14 +403,75 @@ def text_buffers(sizes: Sizes) -> dict:
     return {**masks, "condition_emb.text_projection": torch.randn(sizes.text, sizes.text).half()}
 
 
-def config_text(sizes: Sizes, family: str, class_number: Optional[int] = None) -> str:
-    """A YAML file as there is one for each model, without what is about training."""
-    extra = "" if class_number is None else f"\n            class_number: {class_number}"
+# What a family's YAML file says beside what they all say; the names of its classes, of the condition and its settings.
+FAMILIES = {
+    "text": ("dalle.DALLE", "Text2ImageTransformer", "selfcross", "fc"),
+    "classes": ("conditional_dalle.C_DALLE", "Condition2ImageTransformer", "selfcondition", "conv_mlp"),
+    "nothing": ("unconditional_dalle.UC_DALLE", "UnCondition2ImageTransformer", "self", "conv_mlp"),
+}
+CODECS = {
+    "ema": "ema_vqvae.PatchVQVAE",
+    "taming": "taming_gumbel_vqvae.TamingVQVAE",
+    "gumbel": "taming_gumbel_vqvae.TamingGumbelVQVAE",
+}
+TOKENIZER = f"""\
+    condition_info: {{key: text}}
+    condition_codec_config:
+      target: image_synthesis.modeling.codecs.text_codec.tokenize.Tokenize
+      params:
+        context_length: {LENGTH}
+        add_start_and_end: True
+        with_mask: True
+        pad_value: 0
+        clip_embedding: False
+        tokenizer_config:
+          target: image_synthesis.modeling.modules.clip.simple_tokenizer.SimpleTokenizer
+          params:
+            end_idx: {VOCABULARY - BYTES}
+"""
+
+
+def condition_text(sizes: Sizes, told: str) -> str:
+    """How the condition is embedded."""
+    if told == "text":
+        return f"""\
+        condition_emb_config:
+          target: image_synthesis.modeling.embeddings.clip_text_embedding.CLIPTextEmbedding
+          params:
+            clip_name: 'ViT-B/32'
+            num_embed: {VOCABULARY}
+            normalize: True
+            pick_last_embedding: False
+            keep_seq_len_dim: False
+            additional_last_embedding: False
+            embed_dim: {sizes.text}
+"""
+    if told == "classes":
+        return """\
+        condition_emb_config:
+          target: image_synthesis.modeling.embeddings.class_embedding.ClassEmbedding
+          params: {num_embed: 1000, embed_dim: 24, identity: True}
+"""
+    return ""
+
+
+def config_text(sizes: Sizes, told: str, codec: "Codec", class_number: Optional[int] = None) -> str:
+    """A YAML file as there is one for each model, without most of what is about training."""
+    model, transformer, attention, mlp = FAMILIES[told]
+    tokenizer = TOKENIZER if told == "text" else ""
+    reduced = 0 if codec.map is None else int(codec.map.max()) + 1
+    of_codec = "" if codec.kind == "ema" else f", quantize_number: {reduced}, num_tokens: {len(codec.codebook())}"
+    extra = f"condition_dim: {sizes.text}" if told == "text" else "class_type: 'adalayernorm'"
+    extra += "" if class_number is None else f"\n            class_number: {class_number}"
     return f"""\
 model:
-  target: image_synthesis.modeling.models.dalle.DALLE
+  target: image_synthesis.modeling.models.{model}
   params:
     content_info: {{key: image}}
+{tokenizer}\
+    content_codec_config:
+      target: image_synthesis.modeling.codecs.image_codec.{CODECS[codec.kind]}
+      params: {{trainable: False, token_shape: [{sizes.grid}, {sizes.grid}]{of_codec}}}
     diffusion_config:      # of the denoiser
       target: image_synthesis.modeling.transformers.diffusion_transformer.DiffusionTransformer
       params:
@@ -415,8 +479,9 @@ model:
         alpha_init_type: 'alpha1'
         mask_weight: [1, 1]
         transformer_config:
-          target: image_synthesis.modeling.transformers.transformer_utils.{family}
+          target: image_synthesis.modeling.transformers.transformer_utils.{transformer}
           params:
+            attn_type: '{attention}'
             n_layer: {sizes.layers}
             content_seq_len: {sizes.grid**2}
             content_spatial_size: [{sizes.grid}, {sizes.grid}]
@@ -425,14 +490,49 @@ model:
             resid_pdrop: 0.0
             block_activate: GELU2
             timestep_type: 'adalayernorm'
-            mlp_hidden_times: {sizes.mlp}{extra}
+            mlp_type: {mlp}
+            mlp_hidden_times: {sizes.mlp}
+            {extra}
+{condition_text(sizes, told)}\
         content_emb_config:
+          target: image_synthesis.modeling.embeddings.dalle_mask_image_embedding.DalleMaskImageEmbedding
           params:
             num_embed: {sizes.codes}
             spatial_size: !!python/tuple [{sizes.table}, {sizes.table}]
+            embed_dim: {sizes.width}
+            pos_emb_type: embedding
 solver:
   ema: {{decay: 0.99, device: cpu}}
 """
+
+
+def codec_config_text(codec: "Codec") -> str:
+    """The YAML file of a codec."""
+    shape = codec.network.config
+    ends = (
+        f"{{double_z: false, z_channels: {shape.latent_channels}, resolution: 16, in_channels: 3, out_ch: 3, ch: 32, "
+        f"ch_mult: [1, 2], num_res_blocks: {shape.layers_per_block}, attn_resolutions: [8], dropout: 0.0}}"
+    )
+    targets = {"ema": "patch_vqgan.PatchVQGAN", "gumbel": "vqgan.GumbelVQ", "taming": "vqgan.VQModel"}
+    halves = f"""\
+    trainable: true
+    quantizer_type: EMAVQ
+    quantizer_dis_type: euclidean
+    encoder_config: {{target: patch_vqgan.Encoder, params: {ends}}}
+    decoder_config: {{target: patch_vqgan.Decoder, params: {ends}}}
+"""
+    whole = f"""\
+    monitor: val/rec_loss
+    ddconfig: {ends}
+    lossconfig: {{target: image_synthesis.taming.modules.losses.vqperceptual.DummyLoss}}
+"""
+    return f"""\
+model:
+  target: image_synthesis.{targets[codec.kind]}
+  params:
+    n_embed: {shape.num_vq_embeddings}
+    embed_dim: {shape.vq_embed_dim}
+{halves if codec.kind == "ema" else whole}"""
 
 
 def optimizer_state() -> dict:
