@@ -165,3 +165,21 @@ def test_only_heuristics_take_more_steps_than_the_model_was_trained_with():
     timesteps = [t for t, _, _ in scheduler.steps()]
     assert len(timesteps) == 50 and timesteps[0] == 19 and timesteps[-1] == 0
     assert all(a >= b for a, b in zip(timesteps, timesteps[1:]))
+
+
+def test_purity_chooses_by_what_the_network_says_and_draws_sharper(rng):
+    """Of two masked pixels one is revealed: with probability in proportion to max p(x_0), not sharpened."""
+    p, r, draws = np.array([[0.9, 0.1], [0.6, 0.4]]), 5.0, 40_000
+    x_t = np.full((draws, 2), 2, np.int32)
+    uniforms = Purity().draw_uniforms([rng], draws, 2)
+    step = Purity().cell(2, 2)
+    numbers = np.array([0.5, 1.0, r], np.float32)  # half of the pixels stay masked
+    tiled = np.broadcast_to(p, (draws, 2, 2)).astype(np.float32)
+    x_s = step(Tensor(tiled), Tensor(x_t), Tensor(numbers), Tensor(uniforms)).asnumpy()
+    revealed = x_s < 2
+    assert (revealed.sum(1) == 1).all()
+    chosen = p.max(1) / p.max(1).sum()  # 0.6 and 0.4; by the sharpened ones 0.545 and 0.455
+    sharp = p ** (1 + r * p.max(1, keepdims=True))
+    sharp /= sharp.sum(1, keepdims=True)
+    counts = [(x_s[:, pixel] == code).sum() for pixel in (0, 1) for code in (0, 1)]
+    assert chisquare(counts, (chosen[:, None] * sharp).ravel() * draws).pvalue > UNLIKELY

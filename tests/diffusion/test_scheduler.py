@@ -5,6 +5,7 @@ from mindspore import Tensor
 from scipy.stats import chisquare
 
 from mindone_vq import VQDiffusionScheduler
+from mindone_vq.diffusion.sampling import make_generators
 from mindone_vq.diffusion.schedule import CLEAN
 from tests.diffusion.brute_force import matrix, posterior
 
@@ -142,3 +143,55 @@ def test_a_scheduler_is_saved_and_loaded(tmp_path):
     scheduler = VQDiffusionScheduler(9, 30, gamma_cum_end=0.9, alpha_cum_end=0.05)
     scheduler.save_pretrained(tmp_path)
     assert VQDiffusionScheduler.from_pretrained(tmp_path).config == scheduler.config
+
+
+def test_timesteps_of_ones_own_end_at_the_clean_picture(rng):
+    scheduler = VQDiffusionScheduler(5, 12)
+    for own in ([11, 7, 3], np.array([11, 7, 3]), Tensor([11, 7, 3], ms.int32)):
+        scheduler.set_timesteps(timesteps=own)
+        assert scheduler.timesteps.asnumpy().tolist() == [11, 7, 3] and scheduler.num_inference_steps == 3
+        x = Tensor(np.full((2, 500), 4), ms.int32)
+        for t in scheduler.timesteps:
+            x = scheduler.step(Tensor(np.log(np.full((2, 4, 500), 0.25, np.float32))), t, x, generator=rng)[0]
+        assert np.bincount(x.asnumpy().ravel(), minlength=5).min() == 0 < np.bincount(x.asnumpy().ravel())[:4].min()
+
+
+@pytest.mark.parametrize(
+    "own, error",
+    [([3, 7], ValueError), ([12], ValueError), ([5, -1], ValueError), ([5, 5], ValueError), ([], TypeError)],
+)
+def test_timesteps_that_are_no_chain_are_refused(own, error):
+    with pytest.raises(error, match="timesteps"):
+        VQDiffusionScheduler(5, 12).set_timesteps(timesteps=own)
+    with pytest.raises(ValueError, match="not both"):
+        VQDiffusionScheduler(5, 12).set_timesteps(3, timesteps=[3, 1])
+
+
+def test_timesteps_left_out_without_a_word_are_refused():
+    scheduler, x_t = VQDiffusionScheduler(5, 12), Tensor(np.full((1, 3), 4), ms.int32)
+    log_p = Tensor(np.log(np.full((1, 4, 3), 0.25, np.float32)))
+    for t in (11, 10, 11, 10):  # one chain, then the beginning of another
+        scheduler.step(log_p, t, x_t)
+    with pytest.raises(ValueError, match=r"begins at timestep 7, the one before ended at 9.*set_timesteps\(timesteps="):
+        scheduler.step(log_p, 7, x_t)
+
+
+def test_a_device_is_no_argument_here():
+    with pytest.raises(TypeError, match=r"device='cuda': leave it out.*mindspore\.set_device"):
+        VQDiffusionScheduler(5).set_timesteps(10, device="cuda")
+
+
+def test_generators_of_mindspore_and_its_seed():
+    def uniforms(generator):
+        return make_generators(generator, 1)[0].random(4).tolist()
+
+    generator = ms.Generator().manual_seed(3)
+    first, second = uniforms(generator), uniforms(generator)
+    assert first != second
+    assert [uniforms(generator.manual_seed(3)), uniforms(generator)] == [first, second]
+    assert uniforms(ms.Generator().manual_seed(4)) != first
+    ms.set_seed(5)
+    first, second = uniforms(None), uniforms(None)
+    assert first != second
+    ms.set_seed(5)
+    assert [uniforms(None), uniforms(None)] == [first, second]

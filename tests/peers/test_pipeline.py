@@ -7,6 +7,7 @@ tests/parity/test_text_to_image.py.
 """
 
 import inspect
+import json
 import re
 
 import mindspore as ms
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPTokenizer as TorchTokenizer
 
 import mindone_vq
-from mindone_vq import LearnedClassifierFreeSamplingEmbeddings, VQDiffusionPipeline, VQModel
-from tests.parity.peers import draw_like_ours, torch_pipeline
+from mindone_vq import DiffusionPipeline, LearnedClassifierFreeSamplingEmbeddings, VQDiffusionPipeline, VQModel
+from mindone_vq.pipelines import pytorch_only
+from tests.parity.peers import draw_like_ours, torch_pipeline, without_ftfy
 from tests.tiny_pipeline import random_pipeline
 
 PROMPT, STEPS = "a red circle on a white background", 4  # as many steps as timesteps: the chain of both sides
@@ -170,7 +173,8 @@ def test_it_says_where_it_runs(pipe):
         "enable_xformers_memory_efficient_attention",
     ],
 )
-def test_what_saves_memory_in_pytorch_changes_no_picture(switch, pipe, drawn, caplog):
+def test_what_saves_memory_in_pytorch_changes_no_picture(switch, pipe, drawn, caplog, monkeypatch):
+    monkeypatch.setattr(pytorch_only, "_said", set())
     caplog.set_level("INFO", "mindone_vq")
     getattr(pipe, switch)()
     getattr(pipe, switch)()
@@ -199,3 +203,15 @@ def test_guidance_keeps_the_shape_and_changes_the_picture(pipe):
     without, guided = (draw(pipe, guidance_scale=scale) for scale in (1.0, 7.5))
     assert without.shape == guided.shape
     assert not np.array_equal(without, guided)
+
+
+def test_a_tokenizer_of_transformers_draws_and_is_saved(pipe, drawn, tmp_path):
+    pipe.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    theirs = without_ftfy(TorchTokenizer.from_pretrained(tmp_path / "tokenizer"))
+    second = VQDiffusionPipeline(**{**pipe.components, "tokenizer": theirs})
+    second.set_progress_bar_config(disable=True)
+    assert np.array_equal(draw(second), drawn)
+    second.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "model_index.json").read_text())["tokenizer"][0] == "transformers"
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "saved")
+    assert loaded.tokenizer("a ring").input_ids == pipe.tokenizer("a ring").input_ids

@@ -58,7 +58,7 @@ def run(pipe):
     return codes, images, pipe.encode((images * 255).round().astype(np.uint8))
 
 
-@pytest.fixture(params=["one graph", "layer by layer", "layer by layer, heads in groups"])
+@pytest.fixture(params=["one graph", "layer by layer", pytest.param("heads in groups", marks=pytest.mark.slow)])
 def pipe(request, monkeypatch):
     monkeypatch.setattr(denoising, "layer_by_layer", lambda size: request.param != "one graph")
     monkeypatch.setattr(device, "MANY_SCORES", 1 if "groups" in request.param else 2**26)
@@ -80,16 +80,12 @@ def test_a_call_takes_the_weights_as_they_are(pipe, rng):
     assert all(np.array_equal(*each) for each in zip(after, fresh))
 
 
-@pytest.mark.parametrize("name, weight", [("transformer", "out.weight"), ("vqvae", "decoder.conv_out.weight")])
-def test_a_new_parameter_and_another_type_are_noticed(name, weight, rng):
+def test_new_parameters_and_another_type_are_noticed(rng):
     pipe = random_pipeline(np.random.default_rng(3))
     pictures(pipe)
-    cell, _, attribute = weight.rpartition(".")
-    owner = dict(pipe.components[name].cells_and_names())[cell]
-    old = getattr(owner, attribute)
-    setattr(owner, attribute, Parameter(Tensor(rng.normal(size=old.shape).astype(np.float32)), name=old.name))
-    for expected in (ms.float32, ms.float16):
-        pipe.components[name].to(expected)
-        ours, fresh = pictures(pipe), pictures(VQDiffusionPipeline(**pipe.components))
-        assert all(np.array_equal(*each) for each in zip(ours, fresh))
-        assert pipe.components[name].dtype == expected
+    for owner in (pipe.transformer.out, pipe.vqvae.decoder.conv_out):
+        old = owner.weight
+        owner.weight = Parameter(Tensor(rng.normal(size=old.shape).astype(np.float32)), name=old.name)
+    pipe.text_encoder.to(ms.float16)
+    ours, fresh = pictures(pipe), pictures(VQDiffusionPipeline(**pipe.components))
+    assert all(np.array_equal(*each) for each in zip(ours, fresh))

@@ -1,5 +1,7 @@
 """Inpainting, outpainting, image to image."""
 
+import inspect
+
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -11,9 +13,11 @@ from mindone_vq import (
     VQDiffusionInpaintPipeline,
     VQDiffusionPipeline,
     VQDiffusionScheduler,
+    VQModel,
 )
 from mindone_vq.demo import MODEL
-from tests.tiny_pipeline import random_pipeline
+from mindone_vq.pipelines.graphs import CompiledGraph
+from tests.tiny_pipeline import random_pipeline, random_weights
 
 PROMPT = "a large red circle on a white background"
 STEPS = dict(num_inference_steps=5, generator=3)
@@ -191,3 +195,53 @@ def test_folders_of_the_plain_pipeline_load_and_are_saved_as_such(tmp_path):
     pipe.save_pretrained(tmp_path)
     assert type(VQDiffusionPipeline.from_pretrained(tmp_path)) is VQDiffusionPipeline
     assert pipe.default_settings == VQDiffusionPipeline.from_pretrained(MODEL).default_settings
+
+
+def test_codes_that_the_transformer_does_not_know_are_read_as_class_0(rng):
+    """A VQ-VAE of 20 codes, of which the transformer knows 12: its mask is the 13th."""
+    small, big = random_pipeline(rng), VQModel.from_config(random_pipeline(rng).vqvae.config, num_vq_embeddings=20)
+    random_weights(big, rng, 0.2)
+    pipe = VQDiffusionInpaintPipeline(**{**small.components, "vqvae": big})
+    images = np.stack([np.asarray(picture(rng)) for _ in range(20)])
+    latents = big.encode(Tensor(images.transpose(0, 3, 1, 2) / np.float32(127.5) - 1)).latents
+    own = big.quantize(latents)[2].asnumpy().reshape(20, 36)
+    assert (own == 12).any() and (own > 12).any() and (own < 12).any()
+    codes = pipe.encode(images)
+    assert np.array_equal(codes, np.where(own < 12, own, 0))
+    kept = pipe(list(images), half(), [PROMPT] * 20, output_type="latent", **STEPS)[0].asnumpy().reshape(20, 6, 6)
+    assert np.array_equal(kept[:, :, :3], codes.reshape(20, 6, 6)[:, :, :3])
+    same = VQDiffusionImg2ImgPipeline.from_pipe(pipe)
+    for strength in (0.0, 0.5):
+        drawn = same(list(images), [PROMPT] * 20, strength=strength, output_type="latent", **STEPS)[0].asnumpy()
+        assert drawn.max() < 12 and (strength > 0 or np.array_equal(drawn, codes))
+
+
+def test_arguments_that_an_edit_does_not_take(tiny, inpaint, img2img, rng, monkeypatch):
+    monkeypatch.setattr(CompiledGraph, "__call__", lambda *_: pytest.fail("work before the arguments were checked"))
+    image, codes = picture(rng), np.zeros((1, 36), int)
+    with pytest.raises(ValueError, match=r"latents are where the chain starts at strength 1; at strength 0\.5"):
+        img2img(image, PROMPT, strength=0.5, latents=codes)
+    with pytest.raises(TypeError, match="has no argument edit"):
+        inpaint(image, half(), PROMPT, edit=None)
+    with pytest.raises(TypeError, match="has no argument num_inference_step: did you mean num_inference_steps?"):
+        img2img(image, PROMPT, num_inference_step=3)
+    with pytest.raises(ValueError, match="num_inference_steps is 0"):
+        inpaint(image, half(), PROMPT, num_inference_steps=0)
+    with pytest.raises(ValueError, match="2 pictures or masks given for 1"):
+        img2img([image] * 2, PROMPT, num_inference_steps=3)
+    assert "edit" not in inspect.signature(VQDiffusionPipeline.__call__).parameters
+
+
+def test_latents_are_taken_where_the_image_has_no_part(img2img, rng):
+    x_t = np.where(rng.random((1, 36)) < 0.5, 12, rng.integers(0, 12, (1, 36)))
+    options = dict(num_inference_steps=3, generator=1, output_type="latent", latents=x_t)
+    edited = img2img(picture(rng), PROMPT, strength=1, **options)[0].asnumpy()
+    assert np.array_equal(edited, VQDiffusionPipeline.__call__(img2img, PROMPT, **options)[0].asnumpy())
+
+
+def test_pictures_of_16_bits(inpaint, rng):
+    deep = rng.integers(0, 2**16, (12, 12), dtype=np.uint16)
+    grey = np.round(deep / 257).astype(np.uint8)
+    for image in (Image.fromarray(deep), deep):
+        result = np.asarray(inpaint(image, half(), PROMPT, **STEPS)[0][0])
+        assert np.array_equal(result[:, :6], grey[:, :6, None].repeat(3, -1))

@@ -6,9 +6,10 @@ import shutil
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
-from mindone_vq import VQDiffusionPipeline
+from mindone_vq import Transformer2DModel, VQDiffusionPipeline, VQDiffusionScheduler
+from mindone_vq.pipelines.graphs import CompiledGraph
 from tests.shapes32_model import MODEL
 from tests.tiny_pipeline import random_pipeline
 
@@ -16,6 +17,12 @@ from tests.tiny_pipeline import random_pipeline
 @pytest.fixture(scope="module")
 def pipe():
     return random_pipeline(np.random.default_rng(0))
+
+
+class TorchGenerator:
+    """One of PyTorch's, as far as its name goes."""
+
+    __module__ = "torch"
 
 
 FLOATS = Tensor(np.ones((1, 12, 24), np.float32))
@@ -61,9 +68,18 @@ FLOATS = Tensor(np.ones((1, 12, 24), np.float32))
         ("a", dict(negative_prompt_embeds=FLOATS, negative_prompt="b"), ValueError, "not both"),
         ("a", dict(negative_prompt=["b", "c"]), ValueError, "2 negative prompts given for 1"),
         ("a", dict(negative_prompt=3), TypeError, "negative_prompt is a string"),
+        ("a", dict(guidance_scale=-2.0), ValueError, "guidance_scale is -2.0; it must be at least 0"),
+        ("a", dict(sampler="euler"), ValueError, "sampler is 'euler'"),
+        ("a", dict(spacing="log"), ValueError, "spacing is 'log'"),
+        ("a", dict(guidance_schedule="wave"), ValueError, "guidance_schedule is 'wave'"),
+        ("a", dict(callback=3), TypeError, "callback is a function"),
+        ("a", dict(callback_on_step_end="f"), TypeError, "callback_on_step_end is a function"),
+        ([("a", 1.0), ("b", 0.5)], dict(negative_prompt=["c", "d"]), ValueError, "make one picture: give one"),
+        ("a", dict(generator=TorchGenerator()), TypeError, "given a torch.TorchGenerator. Give its seed."),
     ],
 )
-def test_a_bad_argument_is_named(prompt, options, error, named, pipe):
+def test_a_bad_argument_is_named(prompt, options, error, named, pipe, monkeypatch):
+    monkeypatch.setattr(CompiledGraph, "__call__", lambda *_: pytest.fail("work before the arguments were checked"))
     with pytest.raises(error, match=named):
         pipe(prompt, **{"num_inference_steps": 3, **options})
 
@@ -135,3 +151,83 @@ def test_bfloat16_on_a_cpu_is_refused(folder):
     if ms.get_context("device_target") == "CPU":
         with pytest.raises(ValueError, match="bfloat16"):
             VQDiffusionPipeline.from_pretrained(folder, mindspore_dtype=ms.bfloat16)("a ring")
+
+
+def test_a_component_that_does_not_fit_is_refused_when_it_is_set(pipe):
+    kept = dict(pipe.components)
+    with pytest.raises(ValueError, match=r"20 timesteps .*, the transformer embeds 10 .*register_modules"):
+        pipe.scheduler = VQDiffusionScheduler(13, 20)
+    with pytest.raises(ValueError, match="counts 9 classes"):
+        pipe.register_modules(scheduler=VQDiffusionScheduler(9, 10))
+    with pytest.raises(TypeError, match="scheduler is a builtins.str; give a VQDiffusionScheduler"):
+        pipe.scheduler = "ddpm"
+    with pytest.raises(TypeError, match="tokenizer is a int without encode"):
+        pipe.tokenizer = 3
+    with pytest.raises(TypeError, match="has no component unet"):
+        pipe.register_modules(unet=pipe.transformer)
+    other = Transformer2DModel.from_config(pipe.transformer.config, cross_attention_dim=7)
+    with pytest.raises(ValueError, match=r"embeddings of 24 \(hidden_size\), the transformer takes 7"):
+        pipe.transformer = other
+    assert pipe.components == kept
+    pipe.scheduler = VQDiffusionScheduler(13, 8)
+    assert len(pipe("a ring", num_inference_steps=8, generator=0).images) == 1
+    pipe.scheduler = kept["scheduler"]
+
+
+def test_a_picture_or_a_batch_becomes_pil(pipe, rng):
+    images = rng.random((2, 5, 4, 3))
+    (one,), (first, _) = pipe.numpy_to_pil(images[0]), pipe.numpy_to_pil(images)
+    assert one.size == (4, 5) and np.array_equal(np.asarray(one), np.asarray(first))
+    assert pipe.numpy_to_pil(images[..., :1])[0].mode == "L"
+
+
+def test_a_call_without_a_generator_follows_mindspores_seed(pipe):
+    def codes():
+        return pipe("a ring", num_inference_steps=2, output_type="latent").images.asnumpy()
+
+    ms.set_seed(7)
+    first, second = codes(), codes()
+    ms.set_seed(7)
+    assert not np.array_equal(first, second) and np.array_equal(first, codes()) and np.array_equal(second, codes())
+
+
+def test_what_is_pytorchs_alone_is_answered_with_what_to_do(pipe):
+    for thing in (pipe, pipe.vqvae):
+        with pytest.raises(TypeError, match=r"'cuda': types are .* a device is chosen with mindspore\.set_device"):
+            thing.to("cuda")
+    assert pipe.device == pipe.vqvae.device == ms.get_context("device_target")
+
+
+def test_a_call_of_the_transformer_says_what_is_missing(pipe):
+    x_t, text = Tensor(np.zeros((1, 36)), ms.int32), Tensor(np.ones((1, 12, 24), np.float32))
+    for arguments, named in (
+        ((x_t, text), "timestep is missing"),
+        ((x_t, None, 3), "encoder_hidden_states is missing"),
+        ((x_t, text[..., :5], 3), r"encoder_hidden_states has shape \(1, 12, 5\)"),
+        ((Tensor(np.zeros((1, 37)), ms.int32), text, 3), r"hidden_states has shape \(1, 37\)"),
+        ((x_t, text, Tensor([1, 2, 3])), "3 timesteps given for 1 images"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            pipe.transformer(*arguments)
+    with pytest.raises(ValueError, match="cross_attention_kwargs has no effect"):
+        pipe.transformer(x_t, text, 3, cross_attention_kwargs={"scale": 1.0})
+
+
+def test_outputs_are_tuples_and_objects_and_plain_tuples_inside_a_graph(pipe, rng):
+    x = Tensor(rng.normal(size=(1, 3, 12, 12)).astype(np.float32))
+    for encoded in (pipe.vqvae.encode(x), pipe.vqvae.encode(x, return_dict=False)):
+        assert encoded[0] is encoded.latents is encoded["latents"] and isinstance(encoded, tuple)
+    with pytest.raises(KeyError, match="it has latents"):
+        encoded["sample"]
+    assert np.array_equal(ms.jit(Twice(pipe.vqvae), fullgraph=True)(x).shape, encoded.latents.shape)
+
+
+class Twice(nn.Cell):
+    """Latents, through ``encode`` and beside a call, in one graph."""
+
+    def __init__(self, vqvae):
+        super().__init__()
+        self.vqvae = vqvae
+
+    def construct(self, x):
+        return self.vqvae.encode(x)[0] + self.vqvae(x)[1]
