@@ -6,6 +6,7 @@ guidance switched on or off compiles again.
 
 import logging
 import time
+import weakref
 from typing import Any, Optional
 
 import mindspore as ms
@@ -154,26 +155,56 @@ class PictureEncoding(nn.Cell):
         return codes.reshape(codes.shape[0], -1)
 
 
+class ParameterMemory:
+    """Where graphs read each parameter: the memory that it had when a graph first ran with it.
+
+    A compiled graph does not notice that ``Parameter.set_data`` or ``load_param_into_net`` gave a parameter other
+    memory; so values that lie elsewhere are copied to where graphs read them.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[weakref.ref, Tensor]] = {}
+
+    def of(self, parameter: Parameter) -> Optional[Tensor]:
+        """A tensor in that memory; None where no graph has read the parameter as it is, with its type and shape."""
+        reference, memory = self._held.get(id(parameter), (lambda: None, None))
+        fits = reference() is parameter and (memory.dtype, memory.shape) == (parameter.dtype, parameter.shape)
+        return memory if fits else None
+
+    def after_running(self, parameter: Parameter) -> Tensor:
+        """``of``, now that a graph ran with ``parameter``."""
+        if self.of(parameter) is None:
+            key = id(parameter)
+            reference = weakref.ref(parameter, lambda _: self._held.pop(key, None))
+            self._held[key] = reference, Tensor(parameter)  # which shares the parameter's memory
+        return self._held[id(parameter)][1]
+
+    def before_running(self, parameter: Parameter) -> None:
+        """Brings the values of ``parameter`` to where graphs read it."""
+        memory = self.of(parameter)
+        if memory is not None and memory.data_ptr() != parameter.data_ptr():
+            memory.copy_(parameter)
+            parameter.set_data(memory)
+
+
+MEMORY = ParameterMemory()
+
+
 class CompiledGraph:
     """A cell compiled whole, which says so when it has to compile.
 
-    It runs as MindSpore runs a cell in graph mode, whatever mode the caller has set: the values of the parameters go
-    into the graph anew at every call. What ``ms.jit`` compiles keeps the memory that a parameter had when it was first
-    called: after ``Parameter.set_data`` or ``load_param_into_net`` it would compute with the old weights.
-
     Args:
-        cell: its construct takes tensors only; made for this graph alone.
+        cell: its construct takes tensors only.
         name: for the message.
     """
 
     def __init__(self, cell: nn.Cell, name: str) -> None:
-        self.parameters = described_parameters(cell)
-        if on_cpu() and any(dtype == ms.bfloat16 for _, dtype, _ in self.parameters):
+        if on_cpu() and any(p.dtype == ms.bfloat16 for p in cell.get_parameters()):
             raise ValueError(f"The {name} has bfloat16 weights, which MindSpore cannot run on a CPU: use float32.")
         self.cell, self.name = cell.set_train(False), name
-        cell.set_jit_config(ms.JitConfig(jit_level="O0", jit_syntax_level="STRICT"))  # no fallback to Python
-        self._run = cell.compile_and_run
+        self._run = ms.jit(cell, fullgraph=True)
         self._known: set[Any] = set()
+        self._read: list[tuple[Parameter, Tensor]] = []  # the parameters, and the memory in which it reads them
         # On a CPU a thread that calls the next graph before this one has ended spins until then, on a core that this
         # one needs, which then takes up to twice as long.
         self._waits = on_cpu()
@@ -190,17 +221,23 @@ class CompiledGraph:
         output = self._run(*tensors)
         _wait_for(output)
         self._known.add(signature)
+        self._read = [(parameter, MEMORY.after_running(parameter)) for parameter in self.cell.get_parameters()]
         logger.info("Compiled the %s and ran it once in %.1f s.", self.name, time.perf_counter() - start)
         return output
+
+    def is_outdated(self) -> bool:
+        """Whether the cell has other parameters now, or of other types and shapes; their values may have changed."""
+        if not self._known:
+            return False
+        now = list(self.cell.get_parameters())
+        return len(now) != len(self._read) or any(
+            parameter is not before or MEMORY.of(parameter) is not memory
+            for parameter, (before, memory) in zip(now, self._read)
+        )
 
 
 def _wait_for(output: Any) -> None:
     (output if isinstance(output, Tensor) else output[0]).asnumpy()
-
-
-def described_parameters(cell: nn.Cell) -> list[tuple[Parameter, ms.Type, tuple[int, ...]]]:
-    """The parameters that a graph of ``cell`` is compiled for, each with its type and shape."""
-    return [(parameter, parameter.dtype, tuple(parameter.shape)) for parameter in cell.get_parameters()]
 
 
 class GraphCache:
@@ -217,18 +254,13 @@ class GraphCache:
         """
         key = (kind, *(argument for argument in arguments if isinstance(argument, (int, type))))
         held: Optional[tuple[tuple, CompiledGraph]] = self._graphs.get(key)
-        if held is None or not _same(held[0], arguments) or _parameters_changed(held[1]):
+        if held is None or not _same(held[0], arguments) or held[1].is_outdated():
             held = (arguments, CompiledGraph(kind(*arguments), name))
             self._graphs[key] = held
+        for parameter in held[1].cell.get_parameters():
+            MEMORY.before_running(parameter)
         return held[1]
 
 
 def _same(before: tuple, now: tuple) -> bool:
     return all(a is b for a, b in zip(before, now) if not isinstance(a, (int, type)))
-
-
-def _parameters_changed(graph: CompiledGraph) -> bool:
-    now = described_parameters(graph.cell)
-    return len(now) != len(graph.parameters) or any(
-        a[0] is not b[0] or a[1:] != b[1:] for a, b in zip(graph.parameters, now)
-    )
