@@ -53,6 +53,7 @@ setup(
         # The tests compare with PyTorch, live.
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",  # the tests in as many processes as there are cores
             "ruff==0.17.5",
             "scipy",  # chi-square tests
             "tensorboardX>=2.6",  # its files are read back

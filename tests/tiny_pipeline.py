@@ -20,14 +20,15 @@ def random_weights(cell, rng, spread):
     return cell
 
 
-def random_pipeline(rng, learned_null=True, num_train_timesteps=10, layers=2):
+def random_pipeline(rng, learned_null=True, num_train_timesteps=10, layers=1):
     """Ten timesteps, 12 codes on a 6 x 6 grid; the text encoder and the transformer have ``layers`` each."""
     tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
     vqvae = VQModel(
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
+        up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=4,
+        mid_block_add_attention=False,
         latent_channels=6,
         num_vq_embeddings=12,
         vq_embed_dim=6,

@@ -129,12 +129,12 @@ def _vq_config(tensors: Tensors) -> dict[str, Any]:
 
 
 def _denoiser_config(tensors: Tensors) -> dict[str, Any]:
-    timesteps = tensors.get("transformer_blocks.0.norm1.emb.weight")  # none: plain norms
+    is_timed = any(re.match(r"transformer_blocks\.\d+\.norm1\.(emb|linear)\.", key) for key in tensors)
     return {
         "num_layers": _count(tensors, r"transformer_blocks\.(\d+)\."),
         "num_vector_embeds": tensors["latent_image_embedding.emb.weight"].shape[0],
         "inner_dim": tensors["latent_image_embedding.emb.weight"].shape[1],
-        "num_embeds_ada_norm": timesteps.shape[0] if timesteps is not None else None,
+        "num_embeds_ada_norm": tensors["transformer_blocks.0.norm1.emb.weight"].shape[0] if is_timed else None,
     }
 
 
