@@ -15,7 +15,7 @@ from mindone_vq.pipelines.canvas import Pictures, blended, to_mask, to_pixels, u
 from mindone_vq.pipelines.checks import check_output_type, check_positive_integer
 from mindone_vq.pipelines.generation import Edit
 from mindone_vq.pipelines.graphs import PictureEncoding
-from mindone_vq.pipelines.text_to_image import Prompt, VQDiffusionPipeline
+from mindone_vq.pipelines.text_to_image import Prompt, VQDiffusionPipeline, one_each
 
 
 class EditingPipeline(VQDiffusionPipeline):
@@ -118,8 +118,9 @@ class VQDiffusionImg2ImgPipeline(EditingPipeline):
             image, strength: as in a call.
             options: likewise, but for ``guidance_scale`` and what has to do with prompts.
         """
-        null = self._embedded(self.null_texts(), len(to_pixels(image, *self.size)))
-        return self._changed(image, strength, prompt_embeds=Tensor(null, ms.float32), guidance_scale=1.0, **options)
+        null = one_each(self.null_texts(), len(to_pixels(image, *self.size)))
+        text = {"prompt": null} if isinstance(null, list) else {"prompt_embeds": Tensor(null, ms.float32)}
+        return self._changed(image, strength, **text, guidance_scale=1.0, **options)
 
     def _changed(self, image: Pictures, strength: float, **options: Any) -> ImagePipelineOutput:
         if not 0 <= strength <= 1:

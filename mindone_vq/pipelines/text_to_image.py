@@ -166,7 +166,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         embeddings = self._embedded(own, num_images_per_prompt)
         if null is None:
             return Tensor(embeddings), None
-        return Tensor(embeddings), Tensor(self._embedded(_one_each(null, len(own)), num_images_per_prompt))
+        return Tensor(embeddings), Tensor(self._embedded(one_each(null, len(own)), num_images_per_prompt))
 
     def _request(self, **options: Any) -> "TextRequest":
         """The arguments of a call, checked. ``options`` are those of ``__call__``; what is left out has its default."""
@@ -193,7 +193,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         embeddings = self._embedded(request.own, request.images_each)
         null = request.null
         if null is not None:
-            null = self._embedded(_one_each(null, len(request.own)), request.images_each)
+            null = self._embedded(one_each(null, len(request.own)), request.images_each)
         condition = Condition.of(embeddings, null, self.transformer.dtype, request.weights)
         return self._generate(condition, request.call, request.start, request.output_type, edit)
 
@@ -301,7 +301,7 @@ class TextRequest:
     batch: int
 
 
-def _one_each(texts: Texts, count: int) -> Texts:
+def one_each(texts: Texts, count: int) -> Texts:
     """``count`` texts, where there is one for all or one for each."""
     if len(texts) == count:
         return texts
