@@ -204,8 +204,13 @@ def test_codes_that_the_transformer_does_not_know_are_read_as_class_0(rng):
     pipe = VQDiffusionInpaintPipeline(**{**small.components, "vqvae": big})
     images = np.stack([np.asarray(picture(rng)) for _ in range(20)])
     latents = big.encode(Tensor(images.transpose(0, 3, 1, 2) / np.float32(127.5) - 1)).latents
+    used = np.argsort(-np.bincount(big.quantize(latents)[2].asnumpy().ravel(), minlength=20))
+    table, order = big.quantize.embedding.embedding_table, np.arange(20)
+    order[[12, 13, 0]] = used[:3]  # the likeliest codes: the mask's number, one beyond it, and one that is known
+    order[np.setdiff1d(np.arange(20), [12, 13, 0])] = used[3:]
+    table.set_data(Tensor(table.asnumpy()[order]))
     own = big.quantize(latents)[2].asnumpy().reshape(20, 36)
-    assert (own == 12).any() and (own > 12).any() and (own < 12).any()
+    assert (own == 12).any() and (own == 13).any() and (own == 0).any()
     codes = pipe.encode(images)
     assert np.array_equal(codes, np.where(own < 12, own, 0))
     kept = pipe(list(images), half(), [PROMPT] * 20, output_type="latent", **STEPS)[0].asnumpy().reshape(20, 6, 6)
