@@ -22,8 +22,8 @@ class ImagePositionalEmbeddings(nn.Cell):
     def __init__(self, num_embed: int, sample_size: int, embed_dim: int, table_size: Optional[int] = None) -> None:
         super().__init__()
         self.table_size = table_size or sample_size
-        self.num_pixels, self.embed_dim = sample_size * sample_size, embed_dim
-        if self.num_pixels > self.table_size**2:
+        self.embed_dim = embed_dim
+        if sample_size > self.table_size:
             raise ValueError(
                 f"a table of {self.table_size} rows has no place for a grid of {sample_size} x {sample_size}."
             )

@@ -34,6 +34,8 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
     the others is refused.
     """
 
+    adapted: tuple[str, ...] = ()  # components that may be of another library's class, which a pipeline checks itself
+
     def __init__(self, **components: Any) -> None:
         self.default_settings = dict(PUBLISHED_SETTINGS)
         self._progress_bar_config: dict[str, Any] = {}
@@ -68,6 +70,10 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
     @classmethod
     def checked_components(cls, components: dict[str, Any]) -> dict[str, Any]:
         """The components as the pipeline keeps them, checked against each other; a pipeline can add to it."""
+        for name, (_, kind) in cls.component_classes.items():
+            part = components[name]
+            if not isinstance(part, kind) and name not in cls.adapted:
+                raise TypeError(f"{name} is a {type(part).__module__}.{type(part).__name__}; give a {kind.__name__}.")
         check_components(components["vqvae"], components["transformer"], components["scheduler"])
         return components
 

@@ -26,7 +26,7 @@ class EditingPipeline(VQDiffusionPipeline):
     @property
     def factor(self) -> int:
         """Pixels of a picture to a code, along each axis."""
-        return 2 ** (len(self.vqvae.config.block_out_channels) - 1)
+        return self.vqvae.downscale
 
     @property
     def size(self) -> tuple[int, int]:

@@ -49,6 +49,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         learned_classifier_free_sampling_embeddings: the null text of guidance, if it was learned.
     """
 
+    adapted = ("text_encoder", "tokenizer")
     component_classes = {
         "vqvae": ("diffusers", VQModel),
         "text_encoder": ("transformers", CLIPTextModel),
@@ -78,10 +79,11 @@ class VQDiffusionPipeline(DiffusionPipeline):
 
     @classmethod
     def checked_components(cls, components: dict[str, Any]) -> dict[str, Any]:
+        components = super().checked_components(components)
         encoder, tokenizer = adapt_text_encoder(components["text_encoder"]), adapt_tokenizer(components["tokenizer"])
         null = components["learned_classifier_free_sampling_embeddings"]
         check_text_components(encoder, components["transformer"], null)
-        return super().checked_components({**components, "text_encoder": encoder, "tokenizer": tokenizer})
+        return {**components, "text_encoder": encoder, "tokenizer": tokenizer}
 
     def __call__(
         self,

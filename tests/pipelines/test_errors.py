@@ -161,6 +161,10 @@ def test_a_component_that_does_not_fit_is_refused_when_it_is_set(pipe):
         pipe.register_modules(scheduler=VQDiffusionScheduler(9, 10))
     with pytest.raises(TypeError, match="scheduler is a builtins.str; give a VQDiffusionScheduler"):
         pipe.scheduler = "ddpm"
+    with pytest.raises(TypeError, match="transformer is a builtins.int; give a Transformer2DModel"):
+        pipe.transformer = 3
+    with pytest.raises(TypeError, match="embeddings is a builtins.NoneType; give a LearnedClassifierFree"):
+        pipe.learned_classifier_free_sampling_embeddings = None
     with pytest.raises(TypeError, match="tokenizer is a int without encode"):
         pipe.tokenizer = 3
     with pytest.raises(TypeError, match="has no component unet"):
