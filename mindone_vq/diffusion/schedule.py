@@ -1,15 +1,20 @@
-"""How fast codes are replaced and masked: the transition probabilities of the forward process."""
+"""The forward process: how likely a code is kept, replaced or masked."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# The timestep "before" 0: the clean picture x_0 itself. A jump to it ends the chain.
+# The timestep "before" 0: the clean picture x_0 itself, where the reverse process ends.
 CLEAN = -1
 # Stands for log(0) inside graphs: far below every real log probability, and finite.
 LOG_ZERO = -1e4
 # What the published code puts in place of the zeros of a one-hot vector before it takes the logarithm.
 ONE_HOT_FLOOR = 1e-30
+# Places in ``TransitionSchedule.transition_coefficients``; the last word says what x_t is: the mask, another class than
+# the one in question, or the same.
+KEEP_MASK, KEEP_OTHER, KEEP_SAME, REPLACE_MASK, REPLACE_OTHER, REPLACE_SAME, WEIGHT_SAME, MASK_MASK, MASK_CLASS = range(
+    9
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class TransitionSchedule:
         keep, replace, mask = self.between(t, s)
         return _log(mask, replace, keep + replace)
 
-    def jump(self, t: int, s: int) -> np.ndarray:
+    def transition_coefficients(self, t: int, s: int) -> np.ndarray:
         """The coefficients of p(x_s | x_t) = sum over x_0 of q(x_s | x_t, x_0) p(x_0), as logarithms.
 
         With W the sum over x_0 of p(x_0) r / q(x_t | x_0), where the reference r is q(x_t | x_0) for x_t the mask,
@@ -89,22 +94,26 @@ class TransitionSchedule:
         cost the last digits of the result.
 
         Returns:
-            (9,) float32: keep_k for x_t the mask, another class than k, k; replace_k for the same three;
-            r / q(x_t | x_0) for x_0 = x_t; mask for x_t the mask and for x_t a class.
+            (9,) float32, in the order of ``KEEP_MASK`` to ``MASK_CLASS``: keep_k and replace_k for x_t the mask,
+            another class than k, and k; r / q(x_t | x_0) for x_0 = x_t; mask for x_t the mask and for x_t a class.
         """
         keep_t, replace_t, mask_t = self.cumulative(t)
         keep_s, replace_s, mask_s = self.cumulative(s)
         keep, replace, mask = self.between(t, s)
-        to_mask, to_other, to_same = (
-            mask / mask_t,
-            replace / replace_t,
-            (keep + replace) / (keep_t + replace_t),
-        )
+        # q(x_t | x_s) / q(x_t | x_0) for x_t the mask, another class than x_s and x_0, and the same as both
+        to_mask, to_other, to_same = mask / mask_t, replace / replace_t, (keep + replace) / (keep_t + replace_t)
         weight_same = replace_t / (keep_t + replace_t)
-        kept = (keep_s * to_mask, keep_s * to_other, keep_s * to_same)
-        replaced = (replace_s * to_mask, replace_s * to_other, replace_s * to_same / weight_same)
-        masked = (mask_s / mask_t, mask_s / replace_t * ONE_HOT_FLOOR)  # no class turns back into the mask
-        return _log(*kept, *replaced, weight_same, *masked)
+        return _log(
+            keep_s * to_mask,
+            keep_s * to_other,
+            keep_s * to_same,
+            replace_s * to_mask,
+            replace_s * to_other,
+            replace_s * to_same / weight_same,
+            weight_same,
+            mask_s / mask_t,
+            mask_s / replace_t * ONE_HOT_FLOOR,  # no class turns back into the mask
+        )
 
 
 def _log(*values: float) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""VQDiffusionScheduler: the chain of timesteps, and one step of it."""
+"""VQDiffusionScheduler: the timesteps of the reverse process, and one step of it."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -9,11 +9,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindone_vq.diffusion.posterior import by_state, log_posterior, posterior
-from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Sampler, make_sampler
-from mindone_vq.diffusion.sampling import Generators, draw, make_generators
+from mindone_vq.diffusion.posterior import by_state, log_posterior
+from mindone_vq.diffusion.samplers import Ancestral, Sampler, make_sampler
+from mindone_vq.diffusion.sampling import Generators, make_generators
 from mindone_vq.diffusion.schedule import CLEAN, ONE_HOT_FLOOR, TransitionSchedule
-from mindone_vq.diffusion.spacing import spaced
+from mindone_vq.diffusion.steps import Step, custom_steps, inference_steps
 from mindone_vq.outputs import output
 from mindone_vq.weights import hub
 from mindone_vq.weights.config import ConfigMixin, register_to_config
@@ -30,8 +30,9 @@ class VQDiffusionSchedulerOutput(NamedTuple):
 class VQDiffusionScheduler(nn.Cell, ConfigMixin):
     """The reverse process of VQ-Diffusion (arXiv 2111.14822, section 4.1).
 
-    Fewer steps than the model was trained with are spread over the whole range of timesteps, and every jump
-    t -> s uses its exact posterior (docs/math.md); as many steps as timesteps give the published chain.
+    Fewer steps than the model was trained with are spread over the whole range of timesteps, and every step t -> s uses
+    its exact posterior (docs/math.md); as many steps as timesteps give the published process. As part of a graph the
+    scheduler is the step of the sampler "ancestral".
 
     Args:
         num_vec_classes: classes including the mask, which is the last.
@@ -68,26 +69,38 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         self.mask_class = num_vec_classes - 1
         self.num_train_timesteps = num_train_timesteps
         self.schedule = TransitionSchedule.linear(
-            self.mask_class,
-            num_train_timesteps,
-            alpha_cum_start,
-            alpha_cum_end,
-            gamma_cum_start,
-            gamma_cum_end,
+            self.mask_class, num_train_timesteps, alpha_cum_start, alpha_cum_end, gamma_cum_start, gamma_cum_end
         )
+        self.ancestral_step = Ancestral.cell(self.mask_class, pixels=0)
         self.num_inference_steps: Optional[int] = None
         self.sampler: Sampler = Ancestral()
-        self.chain: list[float] = [*range(num_train_timesteps - 1, -1, -1), CLEAN]
-        self._reached: Optional[float] = None  # what the last step jumped to; see ``_check_order``
+        self._steps = self.steps(num_train_timesteps)
+        self._reached: Optional[float] = None  # where the last step ended; see ``_check_order``
 
     @property
     def compatibles(self) -> list[type]:
-        """The classes that take this scheduler's config: as diffusers says, no other."""
+        """The classes that take this scheduler's config: as in diffusers, no other."""
         return [VQDiffusionScheduler]
 
     @property
     def timesteps(self) -> Tensor:
-        return Tensor(self.chain[:-1], ms.int32)
+        return Tensor([step.t for step in self._steps], ms.int32)
+
+    def steps(
+        self, num_inference_steps: int, sampler: Union[str, Sampler] = "ancestral", spacing: str = "uniform"
+    ) -> list[Step]:
+        """The steps of a reverse process, the noisiest first; the scheduler stays as it is.
+
+        Args:
+            num_inference_steps: at least 1; more than the timesteps of training only where the sampler is a heuristic.
+            sampler: one of ``SAMPLERS`` by name, or a ``Sampler`` with settings of its own.
+            spacing: one of ``SPACINGS``.
+
+        Raises:
+            TypeError: not an integer; not a sampler.
+            ValueError: out of range, or an unknown name.
+        """
+        return inference_steps(self.schedule, num_inference_steps, make_sampler(sampler), spacing)
 
     def set_timesteps(
         self,
@@ -98,96 +111,59 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         sampler: Union[str, Sampler] = "ancestral",
         spacing: str = "uniform",
     ) -> None:
-        """Chooses the timesteps, the last of training first, and how a step is drawn.
+        """Chooses the timesteps of ``step``, the last of training first, and how a step is drawn.
 
         Args:
-            num_inference_steps: at least 1; more than the timesteps of training only where the sampler is a heuristic.
+            num_inference_steps, sampler, spacing: as ``steps`` takes them.
             device: in its place, for code written for diffusers; it must be None.
-            timesteps: the timesteps themselves, descending; the last step goes from the last of them to the clean
-                picture. Instead of ``num_inference_steps``.
-            sampler: one of ``SAMPLERS`` by name, or a ``Sampler`` with other settings than the usual.
-            spacing: one of ``SPACINGS``; not looked at where ``timesteps`` are given.
+            timesteps: the timesteps themselves, descending, instead of ``num_inference_steps`` and ``spacing``; the
+                last step goes from the last of them to the clean picture.
 
         Raises:
-            TypeError: not an integer; not a sampler.
-            ValueError: out of range, or a name that is not known.
+            TypeError, ValueError: an argument is not what it must be; the message names it.
         """
         if device is not None:
             raise TypeError(
                 f"set_timesteps was given device={device!r}: leave it out; the device is chosen with "
                 "mindspore.set_device."
             )
-        sampler = make_sampler(sampler, SAMPLERS)
-        if timesteps is not None:
-            if num_inference_steps is not None:
-                raise ValueError("give num_inference_steps or timesteps, not both.")
-            chain: list[float] = [*self._check_timesteps(timesteps), CLEAN]
+        sampler = make_sampler(sampler)
+        if timesteps is None:
+            steps = self.steps(num_inference_steps, sampler, spacing)
+        elif num_inference_steps is not None:
+            raise ValueError("give num_inference_steps or timesteps, not both.")
         else:
-            self._check_steps(num_inference_steps, sampler)
-            chain = spaced(spacing, self.schedule, int(num_inference_steps), sampler.is_exact)
-        self.num_inference_steps, self.sampler, self.chain = len(chain) - 1, sampler, chain
-
-    def _check_steps(self, num_inference_steps: Any, sampler: Sampler) -> None:
-        if not isinstance(num_inference_steps, (int, np.integer)) or isinstance(num_inference_steps, bool):
-            raise TypeError(f"num_inference_steps is an integer, given {num_inference_steps!r}.")
-        if num_inference_steps < 1 or (sampler.is_exact and num_inference_steps > self.num_train_timesteps):
-            wanted = f"between 1 and the {self.num_train_timesteps} timesteps of training"
-            raise ValueError(
-                f"num_inference_steps is {num_inference_steps}; with the sampler {sampler.name!r} it must be "
-                f"{wanted if sampler.is_exact else 'at least 1'}."
-            )
-
-    def _check_timesteps(self, timesteps: Any) -> list[int]:
-        array = np.asarray(timesteps.asnumpy() if isinstance(timesteps, Tensor) else timesteps)
-        if array.ndim != 1 or not array.size or not np.issubdtype(array.dtype, np.integer):
-            raise TypeError(f"timesteps is a list of integers, given {timesteps!r}.")
-        last = self.num_train_timesteps - 1
-        if array.max() > last or array.min() < 0 or (np.diff(array) >= 0).any():
-            raise ValueError(f"timesteps must descend, from at most {last} to at least 0; given {array.tolist()}.")
-        return array.tolist()
-
-    def steps(self) -> Iterator[tuple[int, float, Tensor]]:
-        """The chain, step by step: the timestep for the network, the timestep jumped to, the sampler's numbers."""
-        for i, (t, s) in enumerate(zip(self.chain, self.chain[1:])):
-            yield max(round(t), 0), s, self._numbers(i)
-
-    def _numbers(self, place: int) -> Tensor:
-        """The sampler's, of the step that begins at that place of the chain."""
-        t, s = self.chain[place : place + 2]
-        return Tensor(self.sampler.numbers(self.schedule, t, s, len(self.chain) - 1 - place))
+            steps = custom_steps(self.schedule, timesteps, sampler)
+        self.num_inference_steps, self.sampler, self._steps = len(steps), sampler, steps
 
     def previous_timestep(self, timestep: float) -> float:
-        """The timestep that the chain jumps to from ``timestep``; ``CLEAN`` from the last."""
-        return self.chain[self._place(timestep) + 1]
+        """The timestep after ``timestep`` in the order of ``step``; -1, the clean picture, after the last."""
+        return self._step_from(timestep).s
 
-    def _place(self, timestep: Union[float, Tensor]) -> int:
-        """Where in the chain a timestep is, or the only one that the network takes for it."""
+    def _step_from(self, timestep: Union[float, Tensor]) -> Step:
+        """The step that begins at a timestep, or at one that is the same for the network."""
         value = float(timestep)
-        places = [i for i, t in enumerate(self.chain[:-1]) if value in (t, max(round(t), 0))]
-        if len(places) != 1:
+        found = [step for step in self._steps if value in (step.t, step.timestep)]
+        if len(found) != 1:
             raise ValueError(
-                f"timestep {timestep} is {'not' if not places else 'more than once'} in the chain {self.chain[:-1]}: "
-                "see set_timesteps."
+                f"timestep {timestep} is {'not' if not found else 'more than once'} among the timesteps "
+                f"{[step.t for step in self._steps]}: see set_timesteps."
             )
-        return places[0]
+        return found[0]
 
-    def jump(self, timestep: int) -> Tensor:
-        """What ``construct`` needs to know about the jump from ``timestep``: (9,) float32."""
-        return Tensor(self.schedule.jump(int(timestep), self.previous_timestep(timestep)))
-
-    def construct(self, p_x_0: Tensor, x_t: Tensor, jump: Tensor, uniforms: Tensor) -> Tensor:
-        """One step as part of a graph; everything that changes from step to step is a tensor.
+    def construct(self, p_x_0: Tensor, x_t: Tensor, coefficients: Tensor, uniforms: Tensor) -> Tensor:
+        """One step of the sampler "ancestral" as part of a graph; what changes from step to step is a tensor.
 
         Args:
             p_x_0: (batch, pixels, classes) float32, classes last, of any sum.
             x_t: (batch, pixels) int32.
-            jump: (9,) float32, from ``jump``.
+            coefficients: (9,) float32, ``schedule.transition_coefficients(t, s)``.
             uniforms: (batch, pixels) float32 in [0, 1).
 
         Returns:
             x_s: (batch, pixels) int32.
         """
-        return draw(*posterior(p_x_0, x_t, jump), uniforms)
+        return self.ancestral_step(p_x_0, x_t, coefficients, uniforms.expand_dims(0), None)
 
     def step(
         self,
@@ -197,7 +173,7 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         generator: Generators = None,
         return_dict: bool = True,
     ) -> VQDiffusionSchedulerOutput:
-        """Draws x_s as the sampler does, s being the next timestep of the chain.
+        """Draws x_s as the sampler does, s being the next timestep.
 
         Args:
             model_output: log p(x_0), (batch, classes, pixels).
@@ -207,27 +183,26 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
             return_dict: accepted, and changes nothing: see ``mindone_vq.outputs``.
 
         Raises:
-            ValueError: ``timestep`` is not in the chain, or timesteps were left out that the chain goes through.
+            ValueError: ``timestep`` is not one of ``timesteps``, or some of these were left out.
         """
-        place = self._place(timestep)
-        self._check_order(place)
+        step = self._step_from(timestep)
+        self._check_order(step)
         batch, pixels = sample.shape
         uniforms = Tensor(self.sampler.draw_uniforms(make_generators(generator, batch), batch, pixels))
-        log_p_x_0 = model_output.astype(ms.float32).transpose(0, 2, 1)  # (batch, pixels, classes)
-        numbers = self._numbers(place)
-        step = self.sampler.cell(self.mask_class, pixels)
-        prev_sample = step(ops.exp(log_p_x_0), sample.astype(ms.int32), numbers, uniforms)
+        p_x_0 = ops.exp(model_output.astype(ms.float32).transpose(0, 2, 1))  # (batch, pixels, classes)
+        cell = self.sampler.cell(self.mask_class, pixels)
+        nothing_known = ops.zeros((batch, pixels), ms.bool_)
+        prev_sample = cell(p_x_0, sample.astype(ms.int32), Tensor(step.parameters), uniforms, nothing_known)
         return VQDiffusionSchedulerOutput(prev_sample)
 
-    def _check_order(self, place: int) -> None:
+    def _check_order(self, step: Step) -> None:
         """Without ``set_timesteps`` every step goes one timestep back: a caller who leaves some out keeps masks."""
-        t, reached = self.chain[place], self._reached
-        if self.num_inference_steps is None and reached is not None and t < reached:
+        if self.num_inference_steps is None and self._reached is not None and step.t < self._reached:
             raise ValueError(
-                f"this step begins at timestep {t}, the one before ended at {reached}. To leave timesteps out, say so "
-                "first: set_timesteps(num_inference_steps), or set_timesteps(timesteps=[...])."
+                f"this step begins at timestep {step.t}, the one before ended at {self._reached}. To leave timesteps "
+                "out, say so first: set_timesteps(num_inference_steps), or set_timesteps(timesteps=[...])."
             )
-        self._reached = self.chain[place + 1]
+        self._reached = step.s
 
     def q_posterior(self, log_p_x_0: Tensor, x_t: Tensor, t: Union[int, Tensor], s: Optional[int] = None) -> Tensor:
         """log p(x_s | x_t) (equation 11).
@@ -245,8 +220,8 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         s = t - 1 if s is None else int(s)
         if not CLEAN <= s < t:
             raise ValueError(f"s is {s}; it must be between -1 (the clean picture) and t - 1 = {t - 1}.")
-        jump = Tensor(self.schedule.jump(t, s))
-        log_p = log_posterior(log_p_x_0.astype(ms.float32).transpose(0, 2, 1), x_t.astype(ms.int32), jump)
+        coefficients = Tensor(self.schedule.transition_coefficients(t, s))
+        log_p = log_posterior(log_p_x_0.astype(ms.float32).transpose(0, 2, 1), x_t.astype(ms.int32), coefficients)
         return log_p.transpose(0, 2, 1)
 
     def log_Q_t_transitioning_to_known_class(
@@ -257,7 +232,7 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         Args:
             t: timestep.
             x_t: (batch, pixels) integers.
-            log_onehot_x_t: accepted as diffusers has it, and not needed.
+            log_onehot_x_t: accepted, and not used: ``x_t`` has it all.
             cumulative: from x_0 (True) or from x_{t-1} (False).
 
         Returns:
@@ -294,10 +269,10 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         t = np.broadcast_to(np.asarray(t.asnumpy() if isinstance(t, Tensor) else t), (batch,))
         if t.min() < 0 or t.max() >= self.num_train_timesteps:
             raise ValueError(f"timesteps go from 0 to {self.num_train_timesteps - 1}, given {t.tolist()}.")
-        return self._changed(codes, self.schedule.keep[t][:, None], self.schedule.mask[t][:, None], generator)
+        return self._forward(codes, self.schedule.keep[t][:, None], self.schedule.mask[t][:, None], generator)
 
-    def renoise(self, x_s: Tensor, s: float, t: float, generator: Generators = None) -> Tensor:
-        """Draws x_t from q(x_t | x_s): back to the noise of a later timestep (equation 7).
+    def forward_jump(self, x_s: Tensor, s: float, t: float, generator: Generators = None) -> Tensor:
+        """Draws x_t from q(x_t | x_s): back to the noise of an earlier step (equation 7).
 
         Args:
             x_s: (batch, pixels) integers; a mask stays one.
@@ -312,10 +287,10 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
             return x_s
         keep, _, mask = self.schedule.between(t, s)
         codes = x_s.asnumpy()
-        changed = self._changed(codes, keep, mask, generator).asnumpy()
+        changed = self._forward(codes, keep, mask, generator).asnumpy()
         return Tensor(np.where(codes == self.mask_class, codes, changed).astype(np.int32))
 
-    def _changed(self, codes: np.ndarray, keep: Any, mask: Any, generator: Generators) -> Tensor:
+    def _forward(self, codes: np.ndarray, keep: Any, mask: Any, generator: Generators) -> Tensor:
         """Each code stays with probability ``keep``, is masked with ``mask``, else any code takes its place."""
         batch, pixels = codes.shape
         generators = make_generators(generator, batch)

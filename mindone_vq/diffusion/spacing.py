@@ -55,8 +55,7 @@ def spaced(name: str, schedule: TransitionSchedule, steps: int, whole: bool) -> 
     Returns:
         ``steps + 1`` numbers that fall from T - 1 to -1.
     """
-    if name not in SPACINGS:
-        raise ValueError(f"spacing is {name!r}; it must be one of {', '.join(SPACINGS)}.")
+    check_spacing(name)
     chain = SPACINGS[name](schedule, np.linspace(0, 1, steps + 1))
     chain[0], chain[-1] = len(schedule.mask) - 1, CLEAN
     if not whole:
@@ -66,6 +65,12 @@ def spaced(name: str, schedule: TransitionSchedule, steps: int, whole: bool) -> 
     for i in range(1, steps):
         rounded[i] = max(min(rounded[i], rounded[i - 1] - 1), left[i])
     return [*rounded.tolist(), CLEAN]
+
+
+def check_spacing(name: str) -> None:
+    """Raises ValueError where ``SPACINGS`` has no such name."""
+    if name not in SPACINGS:
+        raise ValueError(f"spacing is {name!r}; it must be one of {', '.join(SPACINGS)}.")
 
 
 def _at_share(schedule: TransitionSchedule, part: np.ndarray) -> np.ndarray:

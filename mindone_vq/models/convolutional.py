@@ -1,55 +1,53 @@
-"""Microsoft's denoisers without text: of classes (ImageNet), and of nothing (FFHQ).
+"""Microsoft's denoisers without text: class-conditional (ImageNet) and unconditional (FFHQ).
 
 Their blocks have self-attention and convolutions; see VQ-Diffusion, arXiv 2111.14822, section 5.1.
 """
 
 from typing import Optional, Union
 
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
 from mindone_vq.models.denoiser import DiscreteDenoiser, Transformer2DModelOutput
-from mindone_vq.nn.attention import Attention
 from mindone_vq.nn.feed_forward import ConvFeedForward
-from mindone_vq.nn.normalization import AdaLayerNorm, LayerNorm
+from mindone_vq.nn.transformer_block import BasicTransformerBlock
 from mindone_vq.weights.config import register_to_config
 
 
-class ConvolutionalBlock(nn.Cell):
-    """Self-attention and convolutions, each after its norm, each with a residual.
+class ConvolutionalDenoiser(DiscreteDenoiser):
+    """The layers of both models."""
 
-    Args:
-        num_class_embeds: rows of the table by which a class modulates the second norm; None: a plain norm.
-    """
-
-    def __init__(
+    def _build_convolutional(
         self,
-        dim: int,
         heads: int,
-        num_timesteps: int,
-        inner_dim: int,
+        head_dim: int,
+        num_layers: int,
         sample_size: int,
+        num_vector_embeds: int,
+        num_timesteps: int,
+        ff_mult: int,
+        position_table_size: Optional[int],
         dropout: float,
         num_class_embeds: Optional[int] = None,
     ) -> None:
-        super().__init__()
-        self.norm1 = AdaLayerNorm(dim, num_timesteps)
-        self.attn1 = Attention(dim, heads, dim // heads, bias=True, dropout=dropout)
-        self.has_class = num_class_embeds is not None
-        self.norm3 = AdaLayerNorm(dim, num_class_embeds) if self.has_class else LayerNorm(dim)
-        self.ff = ConvFeedForward(dim, inner_dim, sample_size, dropout)
+        dim = heads * head_dim
+        blocks = [
+            BasicTransformerBlock(
+                dim,
+                heads,
+                head_dim,
+                ConvFeedForward(dim, ff_mult * dim, sample_size, dropout),
+                num_timesteps,
+                num_class_embeds=num_class_embeds,
+                attention_bias=True,
+                dropout=dropout,
+            )
+            for _ in range(num_layers)
+        ]
+        self._build(blocks, dim, sample_size, num_vector_embeds, num_timesteps, position_table_size)
 
-    def construct(self, hidden_states: Tensor, class_labels: Optional[Tensor], timestep: Tensor) -> Tensor:
-        """hidden_states: (batch, tokens, dim); class_labels, timestep: (batch,) integers."""
-        hidden_states = hidden_states + self.attn1(self.norm1(hidden_states, timestep))
-        if self.has_class:
-            normalized = self.norm3(hidden_states, class_labels)
-        else:
-            normalized = self.norm3(hidden_states)
-        return hidden_states + self.ff(normalized)
 
-
-class UnconditionalTransformer2DModel(DiscreteDenoiser):
-    """A denoiser that is told nothing but the codes and the timestep.
+class UnconditionalTransformer2DModel(ConvolutionalDenoiser):
+    """A denoiser without a condition.
 
     Args:
         num_attention_heads, attention_head_dim: their product is the width of the network.
@@ -76,12 +74,17 @@ class UnconditionalTransformer2DModel(DiscreteDenoiser):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        dim = num_attention_heads * attention_head_dim
-        blocks = [
-            ConvolutionalBlock(dim, num_attention_heads, num_embeds_ada_norm, ff_mult * dim, sample_size, dropout)
-            for _ in range(num_layers)
-        ]
-        self._build(blocks, dim, sample_size, num_vector_embeds, num_embeds_ada_norm, position_table_size)
+        self._build_convolutional(
+            num_attention_heads,
+            attention_head_dim,
+            num_layers,
+            sample_size,
+            num_vector_embeds,
+            num_embeds_ada_norm,
+            ff_mult,
+            position_table_size,
+            dropout,
+        )
 
     def construct(
         self, hidden_states: Tensor, timestep: Union[Tensor, int], return_dict: bool = True
@@ -90,11 +93,11 @@ class UnconditionalTransformer2DModel(DiscreteDenoiser):
         return self.classes_first(hidden_states, None, timestep)
 
 
-class ClassTransformer2DModel(DiscreteDenoiser):
-    """A denoiser that is told the class of the picture.
+class ClassTransformer2DModel(ConvolutionalDenoiser):
+    """A denoiser conditioned on the class of the picture.
 
     Args:
-        num_class_embeds: classes of pictures and, as the last one, the null class that guidance steers away from.
+        num_class_embeds: classes of pictures and, as the last one, the null class of guidance.
         the others: as of ``UnconditionalTransformer2DModel``.
     """
 
@@ -113,15 +116,19 @@ class ClassTransformer2DModel(DiscreteDenoiser):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        dim = num_attention_heads * attention_head_dim
         self.num_class_embeds = num_class_embeds
-        blocks = [
-            ConvolutionalBlock(
-                dim, num_attention_heads, num_embeds_ada_norm, ff_mult * dim, sample_size, dropout, num_class_embeds
-            )
-            for _ in range(num_layers)
-        ]
-        self._build(blocks, dim, sample_size, num_vector_embeds, num_embeds_ada_norm, position_table_size)
+        self._build_convolutional(
+            num_attention_heads,
+            attention_head_dim,
+            num_layers,
+            sample_size,
+            num_vector_embeds,
+            num_embeds_ada_norm,
+            ff_mult,
+            position_table_size,
+            dropout,
+            num_class_embeds,
+        )
 
     def construct(
         self, hidden_states: Tensor, class_labels: Tensor, timestep: Union[Tensor, int], return_dict: bool = True

@@ -1,4 +1,4 @@
-"""What every denoiser of discrete codes shares."""
+"""The parts that every denoiser of discrete codes has."""
 
 from typing import NamedTuple, Optional, Union
 
@@ -19,7 +19,7 @@ class Transformer2DModelOutput(NamedTuple):
 
 
 class DiscreteDenoiser(PretrainedCell):
-    """Codes -> embeddings -> blocks -> log p(x_0). A subclass gives the blocks, and what they are conditioned on.
+    """Codes -> embeddings -> transformer blocks -> log p(x_0). A subclass makes the blocks.
 
     Attributes:
         height, width, num_latent_pixels: the grid of codes.
@@ -50,11 +50,11 @@ class DiscreteDenoiser(PretrainedCell):
         self.out = nn.Dense(inner_dim, num_vector_embeds - 1)
 
     def hidden_states(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
-        """What the last block gives.
+        """The output of the last block.
 
         Args:
             x_t: (batch, pixels) integers; the mask is class ``num_vector_embeds - 1``.
-            condition: what the blocks take beside the codes.
+            condition: text embeddings (batch, length, dim), or classes (batch,); None for an unconditional model.
             timestep: (batch,) integers.
 
         Returns:
@@ -62,7 +62,7 @@ class DiscreteDenoiser(PretrainedCell):
         """
         hidden_states = self.latent_image_embedding(x_t)
         for block in self.transformer_blocks:
-            hidden_states = block(hidden_states, condition, timestep)
+            hidden_states = block(hidden_states, block.modulations(timestep), block.context(condition))
         return hidden_states
 
     def log_p_x_0(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from typing import Any, Optional, Union
 from mindspore import Tensor
 
 from mindone_vq.models.denoiser import DiscreteDenoiser, Transformer2DModelOutput
-from mindone_vq.nn.attention import BasicTransformerBlock
+from mindone_vq.nn.feed_forward import FeedForward
+from mindone_vq.nn.transformer_block import BasicTransformerBlock
 from mindone_vq.weights.config import register_to_config
 
 # Arguments of diffusers' class that belong to its other kinds of input -> the value that means "not used".
@@ -101,13 +102,13 @@ class Transformer2DModel(DiscreteDenoiser):
                 inner_dim,
                 num_attention_heads,
                 attention_head_dim,
+                FeedForward(inner_dim, activation_fn, dropout),
                 num_embeds_ada_norm,
                 cross_attention_dim,
-                activation_fn,
-                attention_bias,
-                dropout,
-                norm_elementwise_affine,
-                norm_eps,
+                attention_bias=attention_bias,
+                dropout=dropout,
+                norm_elementwise_affine=norm_elementwise_affine,
+                norm_eps=norm_eps,
             )
             for _ in range(num_layers)
         ]

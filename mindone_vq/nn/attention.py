@@ -1,4 +1,4 @@
-"""Attention, and the transformer block of VQ-Diffusion."""
+"""Attention between tokens, and between the positions of a feature map."""
 
 from typing import Optional
 
@@ -6,8 +6,8 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.nn.device import fused_attention
-from mindone_vq.nn.feed_forward import FeedForward
-from mindone_vq.nn.normalization import AdaLayerNorm, GroupNorm, LayerNorm, SpatialNorm
+from mindone_vq.nn.linear import Weights, layer_weights, linear
+from mindone_vq.nn.normalization import GroupNorm, SpatialNorm
 
 FUSED_SIZE, FUSED_LARGEST = 16, 512  # heads that the fused kernel takes are multiples of the first up to the second
 
@@ -68,7 +68,7 @@ class ScaledDotProductAttention(nn.Cell):
 
 
 class Attention(nn.Cell):
-    """Self-attention, or cross-attention where ``cross_attention_dim`` is given.
+    """The projections of self-attention, or of cross-attention where ``cross_attention_dim`` is given.
 
     Args:
         query_dim: size of the tokens that ask, and of the output.
@@ -95,12 +95,17 @@ class Attention(nn.Cell):
         self.to_v = nn.Dense(context_dim, heads * dim_head, has_bias=bias)
         self.to_out = nn.CellList([nn.Dense(heads * dim_head, query_dim), nn.Dropout(p=dropout)])
 
-    def construct(self, hidden_states: Tensor, context: Optional[Tensor] = None) -> Tensor:
-        """hidden_states: (batch, tokens, query_dim); context: (batch, length, cross_attention_dim)."""
-        if context is None:
-            context = hidden_states
-        output = self.attend(self.to_q(hidden_states), self.to_k(context), self.to_v(context))
-        return self.to_out[1](self.to_out[0](output))
+    def weights(self) -> Weights:
+        return {
+            "to_q": layer_weights(self.to_q),
+            "to_k": layer_weights(self.to_k),
+            "to_v": layer_weights(self.to_v),
+            "to_out": layer_weights(self.to_out[0]),
+        }
+
+    def output(self, attended: Tensor, weights: Weights) -> Tensor:
+        """(batch, tokens, heads * dim_head) -> (batch, tokens, query_dim)."""
+        return self.to_out[1](linear(attended, weights["to_out"]))
 
 
 class SpatialAttention(Attention):
@@ -122,52 +127,3 @@ class SpatialAttention(Attention):
         output = self.attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         output = self.to_out[0](output)
         return x + output.transpose(0, 2, 1).reshape(batch, channels, height, width)
-
-
-class BasicTransformerBlock(nn.Cell):
-    """Self-attention, cross-attention to the text, feed-forward; each after its norm, each with a residual.
-
-    Without ``cross_attention_dim`` there is no second attention: the unconditional models. Without
-    ``num_embeds_ada_norm`` the norms before attention are plain, and the timestep is not looked at.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        dim_head: int,
-        num_embeds_ada_norm: Optional[int] = None,
-        cross_attention_dim: Optional[int] = None,
-        activation_fn: str = "geglu",
-        attention_bias: bool = False,
-        dropout: float = 0.0,
-        norm_elementwise_affine: bool = True,
-        norm_eps: float = 1e-5,
-    ) -> None:
-        super().__init__()
-        self.is_timed = num_embeds_ada_norm is not None
-
-        def norm() -> nn.Cell:
-            if self.is_timed:
-                return AdaLayerNorm(dim, num_embeds_ada_norm)
-            return LayerNorm(dim, norm_eps, norm_elementwise_affine)
-
-        self.norm1 = norm()
-        self.attn1 = Attention(dim, heads, dim_head, bias=attention_bias, dropout=dropout)
-        self.is_conditional = cross_attention_dim is not None
-        if self.is_conditional:
-            self.norm2 = norm()
-            self.attn2 = Attention(dim, heads, dim_head, cross_attention_dim, attention_bias, dropout)
-        self.norm3 = LayerNorm(dim, norm_eps, norm_elementwise_affine)
-        self.ff = FeedForward(dim, activation_fn, dropout)
-
-    def construct(
-        self, hidden_states: Tensor, encoder_hidden_states: Optional[Tensor], timestep: Optional[Tensor]
-    ) -> Tensor:
-        """hidden_states: (batch, tokens, dim); encoder_hidden_states: (batch, length, cross_attention_dim)."""
-        normalized = self.norm1(hidden_states, timestep) if self.is_timed else self.norm1(hidden_states)
-        hidden_states = hidden_states + self.attn1(normalized)
-        if self.is_conditional:
-            normalized = self.norm2(hidden_states, timestep) if self.is_timed else self.norm2(hidden_states)
-            hidden_states = hidden_states + self.attn2(normalized, encoder_hidden_states)
-        return hidden_states + self.ff(self.norm3(hidden_states))

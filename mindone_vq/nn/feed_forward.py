@@ -1,49 +1,51 @@
-"""The feed-forward layer and its activations, under the names that checkpoints use."""
+"""The feed-forward layers of the transformer block."""
+
+from typing import Optional
 
 from mindspore import Tensor, nn, ops
 
-
-def gelu(x: Tensor) -> Tensor:
-    """The Gaussian error linear unit (arXiv 1606.08415)."""
-    return ops.gelu(x, approximate="none")
-
-
-def tanh_gelu(x: Tensor) -> Tensor:
-    """Its approximation by tanh."""
-    return ops.gelu(x, approximate="tanh")
-
-
-def sigmoid_gelu(x: Tensor) -> Tensor:
-    """Its approximation by a sigmoid, ``x * sigmoid(1.702 x)`` (section 2)."""
-    return x * ops.sigmoid(1.702 * x)
-
-
-def geglu(x: Tensor) -> Tensor:
-    """One half gates the other by GELU (arXiv 2002.05202)."""
-    x, gate = ops.chunk(x, 2, axis=-1)
-    return x * gelu(gate)
-
-
-# By the names that configs have; "geglu-approximate" has no gate, whatever its name.
-ACTIVATIONS = {"geglu": geglu, "geglu-approximate": sigmoid_gelu, "gelu": gelu, "gelu-approximate": tanh_gelu}
+from mindone_vq.nn.activations import FEED_FORWARD, geglu, get_activation, quick_gelu
+from mindone_vq.nn.linear import Weights, layer_weights, linear
 
 
 class ActivatedProjection(nn.Cell):
-    """Linear, then an activation, which halves the width if it is a gate."""
+    """Holds the first linear layer, under the name that checkpoints have for it."""
 
-    def __init__(self, dim: int, inner_dim: int, activation_fn: str) -> None:
+    def __init__(self, dim: int, inner_dim: int) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[activation_fn]
-        self.proj = nn.Dense(dim, 2 * inner_dim if self.activation is geglu else inner_dim)
+        self.proj = nn.Dense(dim, inner_dim)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.activation(self.proj(x))
+
+class FeedForward(nn.Cell):
+    """Linear to ``mult`` times the width, activation, dropout, linear back.
+
+    Args:
+        dim: size of a token.
+        activation_fn: "geglu", "gelu", "gelu-approximate" or "geglu-approximate".
+        dropout: in training.
+        mult: width between the layers, as a multiple of ``dim``.
+    """
+
+    def __init__(self, dim: int, activation_fn: str = "geglu", dropout: float = 0.0, mult: int = 4) -> None:
+        super().__init__()
+        self.activation = get_activation(FEED_FORWARD, activation_fn, "activation_fn")
+        inner_dim = 2 * mult * dim if self.activation is geglu else mult * dim  # a gate halves the width
+        self.net = nn.CellList([ActivatedProjection(dim, inner_dim), nn.Dropout(p=dropout), nn.Dense(mult * dim, dim)])
+
+    def weights(self) -> Weights:
+        return {"up": layer_weights(self.net[0].proj), "down": layer_weights(self.net[2])}
+
+    def construct(self, x: Tensor, weights: Optional[Weights] = None) -> Tensor:
+        """x: (batch, tokens, dim); weights: those of ``weights``, its own where None -> the same shape."""
+        if weights is None:
+            weights = self.weights()
+        return linear(self.net[1](self.activation(linear(x, weights["up"]))), weights["down"])
 
 
 class ConvFeedForward(nn.Cell):
-    """Two 3 x 3 convolutions over the grid of tokens, ``x * sigmoid(1.702 x)`` between them, dropout after.
+    """Two 3 x 3 convolutions over the grid of tokens, ``quick_gelu`` between them, dropout after.
 
-    Microsoft's class-conditional and unconditional models have it in place of a feed-forward layer ("conv_mlp").
+    Microsoft's class-conditional and unconditional models have it in place of ``FeedForward`` ("conv_mlp").
     """
 
     def __init__(self, dim: int, inner_dim: int, sample_size: int, dropout: float = 0.0) -> None:
@@ -53,25 +55,15 @@ class ConvFeedForward(nn.Cell):
         self.conv2 = nn.Conv2d(inner_dim, dim, 3, pad_mode="pad", padding=1, has_bias=True)
         self.dropout = nn.Dropout(p=dropout)
 
-    def construct(self, x: Tensor) -> Tensor:
-        """(batch, sample_size^2, dim) -> the same shape."""
-        size = self.sample_size
+    def weights(self) -> Weights:
+        return {"conv1": layer_weights(self.conv1), "conv2": layer_weights(self.conv2)}
+
+    def construct(self, x: Tensor, weights: Optional[Weights] = None) -> Tensor:
+        """x: (batch, sample_size^2, dim); weights as in ``FeedForward`` -> the same shape."""
+        if weights is None:
+            weights = self.weights()
+        size, first, second = self.sample_size, weights["conv1"], weights["conv2"]
         grid = x.transpose(0, 2, 1).reshape(-1, self.dim, size, size)  # (batch, dim, rows, columns)
-        grid = self.conv1(grid)
-        grid = self.conv2(sigmoid_gelu(grid))
+        grid = ops.BiasAdd()(self.conv1.conv2d(grid, first["weight"]), first["bias"])
+        grid = ops.BiasAdd()(self.conv2.conv2d(quick_gelu(grid), second["weight"]), second["bias"])
         return self.dropout(grid.reshape(-1, self.dim, size * size).transpose(0, 2, 1))
-
-
-class FeedForward(nn.Cell):
-    """Activation to four times the width, dropout, and back: (batch, tokens, dim) -> the same shape."""
-
-    def __init__(self, dim: int, activation_fn: str = "geglu", dropout: float = 0.0, mult: int = 4) -> None:
-        super().__init__()
-        if activation_fn not in ACTIVATIONS:
-            raise ValueError(f"activation_fn is {activation_fn!r}; it must be one of {sorted(ACTIVATIONS)}.")
-        self.net = nn.CellList(
-            [ActivatedProjection(dim, mult * dim, activation_fn), nn.Dropout(p=dropout), nn.Dense(mult * dim, dim)]
-        )
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[1](self.net[0](x)))

@@ -1,27 +1,39 @@
 """Normalisation layers. Statistics are taken in float32 whatever the type of the weights."""
 
+from typing import Optional
+
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
 
 from mindone_vq.nn.device import on_cpu
+from mindone_vq.nn.linear import Weights, layer_weights, linear
 
 
-def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, by_hand: bool) -> Tensor:
+def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, decomposed: bool) -> Tensor:
     """Layer normalisation over the last axis, then ``* scale + shift``, in float32.
 
     Args:
         x: (rows, dim) of any float type, which the result has too.
         scale, shift: (dim,).
         eps: added to the variance.
-        by_hand: made of sums and products, for a CPU.
+        decomposed: made of sums and products, for a CPU.
     """
     dim, dtype = x.shape[-1], x.dtype
     x, scale, shift = x.astype(ms.float32), scale.astype(ms.float32), shift.astype(ms.float32)
-    if not by_hand:
+    if not decomposed:
         return ops.LayerNorm(-1, -1, eps)(x, scale, shift)[0].astype(dtype)
     centred = x - repeated(x.mean(-1, keep_dims=True), dim)
     deviation = ops.rsqrt((centred * centred).mean(-1, keep_dims=True) + eps)
     return ops.BiasAdd()(centred * ops.MatMul()(deviation, scale.reshape(1, dim)), shift).astype(dtype)
+
+
+def unit_length(tokens: Tensor) -> Tensor:
+    """Scales each token to Euclidean length 1: (..., dim) -> the same shape.
+
+    VQ-Diffusion does this to text embeddings; CLIP itself normalises only its pooled output.
+    """
+    return tokens * ops.rsqrt(ops.square(tokens).sum(-1, keepdims=True))
 
 
 def repeated(column: Tensor, times: int) -> Tensor:
@@ -42,19 +54,24 @@ class LayerNorm(nn.Cell):
         super().__init__()
         self.affine = elementwise_affine
         if elementwise_affine:
-            self.gamma = Parameter(ms.common.initializer.initializer("ones", (dim,)), name="gamma")
-            self.beta = Parameter(ms.common.initializer.initializer("zeros", (dim,)), name="beta")
+            self.gamma = Parameter(initializer("ones", (dim,)), name="gamma")
+            self.beta = Parameter(initializer("zeros", (dim,)), name="beta")
         else:
             self.unit_scale = ops.ones((dim,), ms.float32)
             self.zero_shift = ops.zeros((dim,), ms.float32)
-        self.dim, self.eps, self.by_hand = dim, eps, on_cpu()
+        self.dim, self.eps, self.decomposed = dim, eps, on_cpu()
 
-    def construct(self, x: Tensor) -> Tensor:
+    def weights(self) -> Weights:
         if self.affine:
-            scale, shift = self.gamma, self.beta
-        else:
-            scale, shift = self.unit_scale, self.zero_shift
-        return modulated_norm(x.reshape(-1, self.dim), scale, shift, self.eps, self.by_hand).reshape(x.shape)
+            return {"gamma": self.gamma, "beta": self.beta}
+        return {"gamma": self.unit_scale, "beta": self.zero_shift}
+
+    def construct(self, x: Tensor, weights: Optional[Weights] = None) -> Tensor:
+        """x: (..., dim); weights: those of ``weights``, its own where None -> the same shape and type."""
+        if weights is None:
+            weights = self.weights()
+        rows = x.reshape(-1, self.dim)
+        return modulated_norm(rows, weights["gamma"], weights["beta"], self.eps, self.decomposed).reshape(x.shape)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -67,11 +84,11 @@ class GroupNorm(nn.GroupNorm):
                 "choose norm_num_groups that divides every entry of block_out_channels."
             )
         super().__init__(num_groups, num_channels, eps=eps)
-        self.by_hand = on_cpu()
+        self.decomposed = on_cpu()
 
     def construct(self, x: Tensor) -> Tensor:
         values, gamma, beta = x.astype(ms.float32), self.gamma.astype(ms.float32), self.beta.astype(ms.float32)
-        if self.by_hand:
+        if self.decomposed:
             normalized = self._normalize(values, gamma, beta)
         else:
             normalized = ops.group_norm(values, self.num_groups, gamma, beta, self.eps)
@@ -93,27 +110,39 @@ class GroupNorm(nn.GroupNorm):
 
 
 class AdaLayerNorm(nn.Cell):
-    """Layer normalisation whose scale and shift come from the timestep (VQ-Diffusion, section 4.2).
+    """Layer normalisation whose scale and shift come from the timestep or the class (VQ-Diffusion, section 4.2).
 
-    ``y = LayerNorm(x) * (1 + scale(t)) + shift(t)`` with ``(scale, shift) = Linear(SiLU(Embedding(t)))``.
+    ``y = LayerNorm(x) * (1 + scale) + shift`` with ``(scale, shift) = Linear(SiLU(Embedding(index)))``.
+
+    Args:
+        dim: size of the last axis.
+        num_embeddings: timesteps or classes.
     """
 
     def __init__(self, dim: int, num_embeddings: int) -> None:
         super().__init__()
         self.emb = nn.Embedding(num_embeddings, dim)
-        self.silu = nn.SiLU()
         self.linear = nn.Dense(dim, 2 * dim)
         self.norm = LayerNorm(dim, elementwise_affine=False)
-        self.by_hand = on_cpu()
-        self.outer = ops.BatchMatMul()
+        self.decomposed = on_cpu()
 
-    def construct(self, x: Tensor, timestep: Tensor) -> Tensor:
-        """x: (batch, tokens, dim); timestep: (batch,) integers, one for each image."""
-        modulation = self.linear(self.silu(self.emb(timestep)))  # (batch, 2 * dim)
+    def weights(self) -> Weights:
+        return {"emb": self.emb.embedding_table, "linear": layer_weights(self.linear)}
+
+    def modulation(self, index: Tensor, weights: Weights) -> Tensor:
+        """index: (n,) integers -> scale and shift of each, (n, 2 * dim)."""
+        return linear(ops.silu(ops.gather(weights["emb"], index, 0)), weights["linear"])
+
+    def construct(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """x: (batch, tokens, dim); modulation: (batch, 2 * dim), or (1, 2 * dim) for all -> as x."""
+        if modulation.shape[0] == 1:
+            scale, shift = ops.chunk(modulation.reshape(-1), 2)  # (dim,) each
+            rows = x.reshape(-1, x.shape[-1])
+            return modulated_norm(rows, 1.0 + scale, shift, self.norm.eps, self.decomposed).reshape(x.shape)
         scale, shift = ops.chunk(modulation.expand_dims(1), 2, axis=-1)  # (batch, 1, dim) each
-        if self.by_hand:  # repeated by a product, whose gradient is a product and not a slow sum
+        if self.decomposed:  # repeated by a product, whose gradient is a product and not a slow sum
             tokens = ops.ones((x.shape[0], x.shape[1], 1), x.dtype)
-            scale, shift = self.outer(tokens, scale), self.outer(tokens, shift)
+            scale, shift = ops.BatchMatMul()(tokens, scale), ops.BatchMatMul()(tokens, shift)
         return self.norm(x) * (1 + scale) + shift
 
 

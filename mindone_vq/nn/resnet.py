@@ -4,22 +4,9 @@ from typing import Optional
 
 from mindspore import Tensor, nn
 
+from mindone_vq.nn.activations import RESNET, get_activation
 from mindone_vq.nn.attention import SpatialAttention
 from mindone_vq.nn.normalization import GroupNorm, SpatialNorm
-
-ACTIVATIONS = {
-    "silu": nn.SiLU,
-    "swish": nn.SiLU,
-    "mish": nn.Mish,
-    "gelu": lambda: nn.GELU(False),
-    "relu": nn.ReLU,
-}
-
-
-def activation(name: str) -> nn.Cell:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"act_fn is {name!r}; it must be one of {sorted(ACTIVATIONS)}.")
-    return ACTIVATIONS[name]()
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -50,7 +37,7 @@ class ResnetBlock2D(nn.Cell):
             self.norm2 = GroupNorm(groups, out_channels)
         self.conv1 = conv3x3(in_channels, out_channels)
         self.conv2 = conv3x3(out_channels, out_channels)
-        self.nonlinearity = activation(act_fn)
+        self.nonlinearity = get_activation(RESNET, act_fn, "act_fn")()
         self.changes_channels = in_channels != out_channels
         if self.changes_channels:
             self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1, has_bias=True)

@@ -1,7 +1,8 @@
 """What every pipeline shares: components, settings, the progress bar, pictures."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
 from typing import Any, NamedTuple, Optional, Union
 
 import mindspore as ms
@@ -10,10 +11,16 @@ from mindspore import Tensor, nn
 from PIL import Image
 from tqdm.auto import tqdm
 
+from mindone_vq.diffusion.options import SamplingOptions
+from mindone_vq.diffusion.sampling import Generators, make_generators
+from mindone_vq.diffusion.schedule import CLEAN
+from mindone_vq.diffusion.steps import Step
 from mindone_vq.outputs import output
-from mindone_vq.pipelines.checks import check_components
-from mindone_vq.pipelines.generation import Call, Condition, Edit, generate_codes
-from mindone_vq.pipelines.graphs import CodeDecoding, GraphCache
+from mindone_vq.pipelines.checks import check_components, check_latents, check_output_type
+from mindone_vq.pipelines.compilation import GraphCache
+from mindone_vq.pipelines.denoising import Conditioning, Denoiser
+from mindone_vq.pipelines.generation import Call, Callbacks, KnownCodes
+from mindone_vq.pipelines.graphs import CodeDecoding
 from mindone_vq.pipelines.pretrained import PUBLISHED_SETTINGS, PretrainedPipeline, settings_of_call
 from mindone_vq.pipelines.pytorch_only import PyTorchOnly
 from mindone_vq.weights.config import Config
@@ -147,10 +154,70 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
         """A tqdm with the pipeline's settings."""
         return tqdm(iterable, total=total, **self._progress_bar_config)
 
-    def _settings(self, guidance_scale: Optional[float], truncation_rate: Optional[float]) -> tuple[float, float]:
-        """Both as given, or the default."""
+    @property
+    def denoiser(self) -> Denoiser:
+        """The transformer as a call runs it."""
+        return Denoiser(self.transformer, self._graphs)
+
+    def prepare(
+        self,
+        batch: int,
+        guidance_scale: Optional[float] = None,
+        truncation_rate: Optional[float] = None,
+        generator: Generators = None,
+        latents: Union[Tensor, np.ndarray, None] = None,
+        output_type: str = "pil",
+        callback: Optional[Callable[[int, int, Tensor], None]] = None,
+        callback_steps: int = 1,
+        callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
+        **options: Any,
+    ) -> Call:
+        """Checks the arguments of a call; they are documented in ``VQDiffusionPipeline.__call__``.
+
+        Args:
+            batch: pictures in all.
+            options: the other fields of ``SamplingOptions``.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it must be; the message names it.
+        """
         chosen = settings_of_call(self.default_settings, guidance_scale, truncation_rate)
-        return chosen["guidance_scale"], chosen["truncation_rate"]
+        options = SamplingOptions(**chosen, **options)
+        callbacks = Callbacks(callback, callback_steps, callback_on_step_end)
+        check_output_type(output_type)
+        steps = self.scheduler.steps(options.num_inference_steps, options.sampler, options.spacing)
+        x_T = self._checked_latents(latents, batch)
+        return Call(options, steps, x_T, make_generators(generator, batch), callbacks, output_type)
+
+    def _checked_latents(self, latents: Any, batch: int) -> Tensor:
+        return check_latents(latents, (batch, self.transformer.num_latent_pixels), self.transformer.num_vector_embeds)
+
+    def sample(
+        self, call: Call, conditioning: Conditioning, known: Optional[KnownCodes] = None
+    ) -> Iterator[tuple[float, Tensor]]:
+        """The reverse process: yields each timestep with its x_t, from x_T to the clean codes at timestep -1.
+
+        Args:
+            call: from ``prepare``.
+            conditioning: from ``denoiser.condition``.
+            known: codes to hold in their places.
+        """
+        denoising_step = self.denoiser.step(conditioning, call.options)
+
+        def denoise(x_t: Tensor, step: Step, is_known: np.ndarray) -> Tensor:
+            uniforms = call.options.sampler.draw_uniforms(call.generators, *x_t.shape)
+            return denoising_step(x_t, step, uniforms, is_known)
+
+        if known is not None:
+            denoise = known.around(denoise, self.scheduler, call.generator)
+        x_t, nothing_known = call.x_T, np.zeros(call.x_T.shape, bool)
+        yield call.steps[0].t if call.steps else CLEAN, x_t
+        for i, step in enumerate(self.progress_bar(call.steps)):
+            x_t = denoise(x_t, step, nothing_known)
+            replaced = call.callbacks.replaced(self, i, step.timestep, x_t)
+            x_t = x_t if replaced is None else self._checked_latents(replaced, call.batch)
+            call.callbacks.notify(i, step.timestep, x_t)
+            yield step.s, x_t
 
     @staticmethod
     def numpy_to_pil(images: np.ndarray) -> list[Image.Image]:
@@ -159,17 +226,8 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
         pixels = (images * 255).round().astype(np.uint8)
         return [Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture) for picture in pixels]
 
-    def _generate(
-        self,
-        condition: Condition,
-        call: Call,
-        start: tuple[list[np.random.Generator], Tensor],
-        output_type: str,
-        edit: Optional[Edit] = None,
-    ) -> ImagePipelineOutput:
-        """The codes that the chain ends with, and their pictures."""
-        parts = (self._graphs, self.transformer, self.scheduler)
-        codes = generate_codes(self, *parts, condition, call, start, self.progress_bar, edit)
+    def decode(self, codes: Tensor, output_type: str) -> ImagePipelineOutput:
+        """The result of a call."""
         return ImagePipelineOutput(codes if output_type == "latent" else self.decode_latents(codes, output_type))
 
     def decode_latents(self, codes: Tensor, output_type: str = "pil") -> Union[list[Image.Image], np.ndarray]:
@@ -177,6 +235,20 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
         height, width = self.transformer.height, self.transformer.width
         images = self._graphs.get(CodeDecoding, self.vqvae, height, width, name="decoder")(codes).asnumpy()
         return self.numpy_to_pil(images) if output_type == "pil" else images
+
+
+# Arguments of a call that every pipeline hands on to ``prepare``.
+SHARED_ARGUMENTS = {
+    *(field.name for field in (*fields(SamplingOptions), *fields(Callbacks))),
+    "generator",
+    "latents",
+    "output_type",
+}
+
+
+def shared_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``arguments`` that ``DiffusionPipeline.prepare`` takes."""
+    return {name: value for name, value in arguments.items() if name in SHARED_ARGUMENTS}
 
 
 def _warn_of_slow_convolutions() -> None:

@@ -1,6 +1,5 @@
 """The arguments of a pipeline, checked before any work: each error names what was given and what to give."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
@@ -8,6 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from mindone_vq.diffusion.options import check_number
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
@@ -76,48 +76,10 @@ def check_weights(prompt: Any, guidance_scale: float) -> tuple[Any, list[float]]
     for entry in prompt:
         if not isinstance(entry, (list, tuple)) or len(entry) != 2:
             raise TypeError(f"prompts with weights are [(prompt, weight), ...]; {entry!r} is none of these.")
-        _check_number(entry[1], f"the weight of {entry[0]!r}")
+        check_number(entry[1], f"the weight of {entry[0]!r}")
     if guidance_scale <= 1:
         raise ValueError(f"weights say how prompts share guidance, which is off: guidance_scale is {guidance_scale}.")
     return [text for text, _ in prompt], [float(weight) for _, weight in prompt]
-
-
-def _check_number(value: Any, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} is a number, given {value!r}.")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}; it must be finite.")
-
-
-def check_positive_integer(value: Any, name: str) -> None:
-    """A count."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} is an integer, given {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1.")
-
-
-def check_settings(
-    guidance_scale: Any,
-    truncation_rate: Any,
-    num_images: Any,
-    output_type: Any,
-    callback_steps: Any,
-    top_k: Any = None,
-    count: str = "num_images_per_prompt",
-) -> None:
-    """The scalar arguments of a call; ``count`` is what the pipeline calls ``num_images``."""
-    _check_number(guidance_scale, "guidance_scale")
-    if guidance_scale < 0:
-        raise ValueError(f"guidance_scale is {guidance_scale}; it must be at least 0. Guidance is on above 1.")
-    _check_number(truncation_rate, "truncation_rate")
-    if not 0 < truncation_rate <= 1:
-        raise ValueError(f"truncation_rate is {truncation_rate}; it must be above 0 and at most 1 (which keeps all).")
-    if top_k is not None:
-        check_positive_integer(top_k, "top_k")
-    check_positive_integer(num_images, count)
-    check_positive_integer(callback_steps, "callback_steps")
-    check_output_type(output_type)
 
 
 def check_output_type(output_type: Any) -> None:

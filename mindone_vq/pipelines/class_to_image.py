@@ -3,19 +3,18 @@
 from collections.abc import Sequence
 from typing import Callable, Optional, Union
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
 from mindone_vq.diffusion.guidance import GuidanceSchedule
+from mindone_vq.diffusion.options import check_positive_integer
 from mindone_vq.diffusion.samplers import Sampler
 from mindone_vq.diffusion.sampling import Generators
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.convolutional import ClassTransformer2DModel
 from mindone_vq.models.vq_model import VQModel
-from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput
-from mindone_vq.pipelines.checks import check_class_labels, check_settings
-from mindone_vq.pipelines.generation import Call, Condition
+from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput, shared_arguments
+from mindone_vq.pipelines.checks import check_class_labels
 
 
 class ClassToImagePipeline(DiffusionPipeline):
@@ -24,7 +23,7 @@ class ClassToImagePipeline(DiffusionPipeline):
     Args:
         vqvae: decodes codes to pictures.
         transformer: the denoiser.
-        scheduler: the chain.
+        scheduler: the reverse process.
     """
 
     component_classes = {
@@ -60,32 +59,13 @@ class ClassToImagePipeline(DiffusionPipeline):
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
-        guidance_scale, truncation_rate = self._settings(guidance_scale, truncation_rate)
-        check_settings(
-            guidance_scale,
-            truncation_rate,
-            num_images_per_class,
-            output_type,
-            callback_steps,
-            top_k,
-            count="num_images_per_class",
-        )
+        arguments = shared_arguments(locals())
+        check_positive_integer(num_images_per_class, "num_images_per_class")
         null_class = self.transformer.num_class_embeds - 1
         labels = check_class_labels(class_labels, null_class).repeat(num_images_per_class)
-        null = np.full_like(labels, null_class) if guidance_scale > 1.0 else None
-        call = Call(
-            num_inference_steps,
-            guidance_scale,
-            truncation_rate,
-            generator,
-            latents,
-            callback,
-            callback_steps,
-            callback_on_step_end,
-            sampler,
-            spacing,
-            top_k,
-            guidance_schedule,
-        )
-        start = call.start(self.scheduler, self.transformer, len(labels))
-        return self._generate(Condition.of(labels, null, ms.int32), call, start, output_type)
+        call = self.prepare(len(labels), **arguments)
+        null_labels = np.full_like(labels, null_class) if call.options.is_guided else None
+        conditioning = self.denoiser.condition(labels, null_labels)
+        for _, x_t in self.sample(call, conditioning):
+            codes = x_t
+        return self.decode(codes, output_type)

@@ -4,18 +4,20 @@ Both have the components of a VQDiffusionPipeline, and load its folders; ``VQDif
 is one over the weights of a pipeline that is there.
 """
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Optional
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from mindone_vq.diffusion.options import check_positive_integer
 from mindone_vq.pipelines.base import ImagePipelineOutput
 from mindone_vq.pipelines.canvas import Pictures, blended, to_mask, to_pixels, unknown_codes
-from mindone_vq.pipelines.checks import check_output_type, check_positive_integer
-from mindone_vq.pipelines.generation import Edit
+from mindone_vq.pipelines.checks import check_output_type
+from mindone_vq.pipelines.generation import Call, KnownCodes
 from mindone_vq.pipelines.graphs import PictureEncoding
-from mindone_vq.pipelines.text_to_image import Prompt, VQDiffusionPipeline, one_each
+from mindone_vq.pipelines.text_to_image import Prompt, Texts, VQDiffusionPipeline, one_each
 
 
 class EditingPipeline(VQDiffusionPipeline):
@@ -33,7 +35,7 @@ class EditingPipeline(VQDiffusionPipeline):
         """Height and width of the pictures that the model paints."""
         return self.transformer.height * self.factor, self.transformer.width * self.factor
 
-    def encode(self, pixels: np.ndarray) -> np.ndarray:
+    def encode_pictures(self, pixels: np.ndarray) -> np.ndarray:
         """(batch, H, W, 3) uint8 -> codes (batch, pixels) that the transformer knows.
 
         A VQ-VAE may have more codes than the transformer: those are read as code 0, as in Microsoft's models.
@@ -41,6 +43,13 @@ class EditingPipeline(VQDiffusionPipeline):
         graph = self._graphs.get(PictureEncoding, self.vqvae, name="encoder")
         codes = graph(Tensor(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))).asnumpy()
         return np.where(codes < self.scheduler.mask_class, codes, 0)
+
+    def _sampled(self, call: Call, texts: Texts, known: Optional[KnownCodes] = None) -> Tensor:
+        """The codes of a call, (batch, pixels) int32."""
+        conditioning = self.denoiser.condition(*self.encode(texts), texts.weights)
+        for _, x_t in self.sample(call, conditioning, known):
+            codes = x_t
+        return codes
 
 
 class VQDiffusionInpaintPipeline(EditingPipeline):
@@ -77,11 +86,14 @@ class VQDiffusionInpaintPipeline(EditingPipeline):
         """
         check_output_type(output_type)
         check_positive_integer(resample, "resample")
-        request = self._request(prompt=prompt, output_type="latent", **options)
+        call, texts = self.prepare_text(prompt=prompt, **options)
         pixels, painted = to_pixels(image, *self.size), to_mask(mask, *self.size)
-        _check_count(request.batch, pixels, painted)
-        edit = Edit(self.encode(pixels), ~unknown_codes(painted, self.factor), resample=resample)
-        images = self._run(request, edit).images
+        _check_count(call.batch, pixels, painted)
+        codes, is_known = self.encode_pictures(pixels), ~unknown_codes(painted, self.factor)
+        known = KnownCodes(*(np.broadcast_to(each, call.x_T.shape) for each in (codes, is_known)), resample)
+        last = self.scheduler.num_train_timesteps - 1
+        x_T = known.apply_known(call.x_T, last, self.scheduler, call.generator)
+        images = self._sampled(replace(call, x_T=x_T), texts, known)
         if output_type != "latent":
             images = self.decode_latents(images, "np")
             pixels, painted = (np.broadcast_to(each, (len(images), *each.shape[1:])) for each in (pixels, painted))
@@ -130,11 +142,18 @@ class VQDiffusionImg2ImgPipeline(EditingPipeline):
                 f"latents are where the chain starts at strength 1; at strength {strength} it starts at the image: "
                 "leave one of the two out."
             )
-        request = self._request(**options)
+        call, texts = self.prepare_text(**options)
         pixels = to_pixels(image, *self.size)
-        _check_count(request.batch, pixels)
-        codes = self.encode(pixels)
-        return self._run(request, Edit(codes, np.zeros(codes.shape, bool), strength=strength))
+        _check_count(call.batch, pixels)
+        codes = np.broadcast_to(self.encode_pictures(pixels), call.x_T.shape)
+        if strength < 1:
+            steps = call.steps[len(call.steps) - round(strength * len(call.steps)) :]
+            if steps:
+                x_T = self.scheduler.add_noise(codes, steps[0].timestep, call.generator)
+            else:
+                x_T = Tensor(codes, ms.int32)
+            call = replace(call, steps=steps, x_T=x_T)
+        return self.decode(self._sampled(call, texts), call.output_type)
 
 
 def _check_count(batch: int, *given: np.ndarray) -> None:

@@ -2,30 +2,28 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from mindone_vq.diffusion.guidance import GuidanceSchedule, truncate
+from mindone_vq.diffusion.guidance import GuidanceSchedule
+from mindone_vq.diffusion.options import check_number, check_positive_integer
 from mindone_vq.diffusion.samplers import Sampler
 from mindone_vq.diffusion.sampling import Generators
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
+from mindone_vq.diffusion.truncation import truncate
 from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
 from mindone_vq.models.transformer import Transformer2DModel
 from mindone_vq.models.vq_model import VQModel
-from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput
-from mindone_vq.pipelines.checks import (
-    check_embeddings,
-    check_prompt,
-    check_settings,
-    check_text_components,
-    check_weights,
-)
-from mindone_vq.pipelines.generation import Call, Condition, Edit
+from mindone_vq.nn.normalization import unit_length
+from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput, shared_arguments
+from mindone_vq.pipelines.checks import check_embeddings, check_prompt, check_text_components, check_weights
+from mindone_vq.pipelines.generation import Call
 from mindone_vq.pipelines.graphs import TextEncoding
+from mindone_vq.pipelines.pretrained import settings_of_call
 from mindone_vq.text.clip import CLIPTextModel
 from mindone_vq.text.foreign import adapt_text_encoder, adapt_tokenizer
 from mindone_vq.text.tokenizer import CLIPTokenizer
@@ -34,7 +32,7 @@ from mindone_vq.weights.pretrained import logger
 from mindone_vq.weights.store import to_float32
 
 Prompt = Union[str, Sequence[str], Sequence[tuple[str, float]]]
-Texts = Union[list[str], np.ndarray]  # prompts, or their embeddings (prompts, length, hidden_size)
+PromptsOrEmbeddings = Union[list[str], np.ndarray]  # the second (prompts, length, hidden_size)
 
 
 class VQDiffusionPipeline(DiffusionPipeline):
@@ -145,8 +143,12 @@ class VQDiffusionPipeline(DiffusionPipeline):
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
-        arguments = {name: value for name, value in locals().items() if name in DEFAULTS}
-        return self._run(self._request(**arguments))
+        call, texts = self.prepare_text(**{name: value for name, value in locals().items() if name in DEFAULTS})
+        text_embeddings, null_embeddings = self.encode(texts)
+        conditioning = self.denoiser.condition(text_embeddings, null_embeddings, texts.weights)
+        for _, x_t in self.sample(call, conditioning):
+            codes = x_t
+        return self.decode(codes, output_type)
 
     def encode_prompt(
         self,
@@ -165,41 +167,41 @@ class VQDiffusionPipeline(DiffusionPipeline):
         own, null = self._texts(
             prompt, do_classifier_free_guidance, negative_prompt, prompt_embeds, negative_prompt_embeds
         )
-        embeddings = self._embedded(own, num_images_per_prompt)
-        if null is None:
-            return Tensor(embeddings), None
-        return Tensor(embeddings), Tensor(self._embedded(one_each(null, len(own)), num_images_per_prompt))
+        embeddings, null_embeddings = self.encode(Texts(own, null, num_images_per_prompt))
+        return Tensor(embeddings), None if null is None else Tensor(null_embeddings)
 
-    def _request(self, **options: Any) -> "TextRequest":
-        """The arguments of a call, checked. ``options`` are those of ``__call__``; what is left out has its default."""
+    def prepare_text(self, **options: Any) -> tuple[Call, "Texts"]:
+        """Checks the arguments of a call.
+
+        Args:
+            options: those of ``__call__``; what is left out has its default.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it must be; the message names it.
+        """
         check_options(options, DEFAULTS, f"{type(self).__name__}()")
         options = {**DEFAULTS, **options}
-        guidance_scale, truncation_rate = self._settings(options["guidance_scale"], options["truncation_rate"])
-        options.update(guidance_scale=guidance_scale, truncation_rate=truncation_rate)
-        images_each, output_type = options["num_images_per_prompt"], options["output_type"]
-        check_settings(
-            guidance_scale, truncation_rate, images_each, output_type, options["callback_steps"], options["top_k"]
-        )
+        images_each = options["num_images_per_prompt"]
+        check_positive_integer(images_each, "num_images_per_prompt")
+        guidance_scale = settings_of_call(self.default_settings, options["guidance_scale"], None)["guidance_scale"]
+        check_number(guidance_scale, "guidance_scale")
         prompt, weights = check_weights(options["prompt"], guidance_scale)
         embeds = options["prompt_embeds"], options["negative_prompt_embeds"]
         own, null = self._texts(prompt, guidance_scale > 1.0, options["negative_prompt"], *embeds)
         if weights and null is not None and len(null) > 1:
             raise ValueError(f"{len(null)} negative prompts given for prompts that make one picture: give one.")
-        call = Call(**{field.name: options[field.name] for field in fields(Call)})
         batch = images_each * (1 if weights else len(own))
-        start = call.start(self.scheduler, self.transformer, batch)
-        return TextRequest(own, null, tuple(weights), images_each, output_type, call, start, batch)
-
-    def _run(self, request: "TextRequest", edit: Optional[Edit] = None) -> ImagePipelineOutput:
-        """All the work of a call."""
-        embeddings = self._embedded(request.own, request.images_each)
-        null = request.null
-        if null is not None:
-            null = self._embedded(one_each(null, len(request.own)), request.images_each)
-        condition = Condition.of(embeddings, null, self.transformer.dtype, request.weights)
-        return self._generate(condition, request.call, request.start, request.output_type, edit)
+        return self.prepare(batch, **shared_arguments(options)), Texts(own, null, images_each, tuple(weights))
 
     # Text embeddings are small and made once a call: they stay numpy arrays, float32, until the steps need them.
+
+    def encode(self, texts: "Texts") -> tuple[np.ndarray, Optional[np.ndarray]]:
+        """Embeddings of the prompts, and of what guidance steers away from; both as in ``encode_prompt``."""
+        embeddings = self._embedded(texts.own).repeat(texts.images_each, axis=0)
+        if texts.null is None:
+            return embeddings, None
+        null_embeddings = self._embedded(one_each(texts.null, len(texts.own)))
+        return embeddings, null_embeddings.repeat(texts.images_each, axis=0)
 
     def _texts(
         self,
@@ -208,7 +210,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         negative_prompt: Optional[Prompt],
         prompt_embeds: Optional[Tensor],
         negative_prompt_embeds: Optional[Tensor],
-    ) -> tuple[Texts, Optional[Texts]]:
+    ) -> tuple[PromptsOrEmbeddings, Optional[PromptsOrEmbeddings]]:
         """The prompts, and what guidance steers away from: one for all or one for each; None without guidance."""
         own, null = self._given(prompt, prompt_embeds, "prompt"), None
         if negative_prompt is not None or negative_prompt_embeds is not None:
@@ -221,42 +223,33 @@ class VQDiffusionPipeline(DiffusionPipeline):
             return own, None
         return own, self.null_texts() if null is None else null
 
-    def null_texts(self) -> Texts:
-        """What guidance steers away from where the caller does not say: what was learned, or the empty prompt."""
+    def null_texts(self) -> PromptsOrEmbeddings:
+        """What guidance steers away from by default: the learned embeddings, or the empty prompt."""
         learned = self.learned_classifier_free_sampling_embeddings
         return to_float32(learned.embeddings)[None] if learned.learnable else [""]
 
-    def _given(self, prompt: Optional[Prompt], embeds: Optional[Tensor], name: str) -> Texts:
+    def _given(self, prompt: Optional[Prompt], embeds: Optional[Tensor], name: str) -> PromptsOrEmbeddings:
         prompts = check_prompt(prompt, embeds, name)
         if embeds is None:
             return prompts
         check_embeddings(embeds, self.text_encoder.hidden_size, f"{name}_embeds")
         return to_float32(embeds)
 
-    def _embedded(self, texts: Texts, times: int) -> np.ndarray:
-        """Embeddings of texts, each ``times`` times."""
-        embeddings = texts if isinstance(texts, np.ndarray) else self._embed(texts)
-        return embeddings.repeat(times, axis=0)
-
-    def _embed(self, prompts: list[str]) -> np.ndarray:
-        """Embeddings of the prompts' tokens, each scaled to length 1.
-
-        That scaling is VQ-Diffusion's own step; CLIP itself normalises only its pooled output.
-        """
+    def _embedded(self, texts: PromptsOrEmbeddings) -> np.ndarray:
+        """Embeddings of the tokens of each text, every token scaled to length 1."""
+        if isinstance(texts, np.ndarray):
+            return texts
         length = min(self.tokenizer.model_max_length, self.text_encoder.max_length)
-        for prompt in prompts:
-            ids = self.tokenizer.encode(prompt)
+        for text in texts:
+            ids = self.tokenizer.encode(text)
             if len(ids) > length:
                 cut = self.tokenizer.decode(ids[length - 1 : -1])
                 logger.warning("A prompt has %d tokens, %d fit; this was cut off: %r", len(ids), length, cut)
-        ids = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="np")
+        ids = self.tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="np")
         ids = ids.input_ids.astype(np.int32)
         if isinstance(self.text_encoder, CLIPTextModel):
-            graph = self._graphs.get(TextEncoding, self.text_encoder, name="text encoder")
-            hidden = graph(Tensor(ids)).asnumpy()
-        else:
-            hidden = self.text_encoder(ids)
-        return hidden / np.linalg.norm(hidden, axis=-1, keepdims=True)
+            return self._graphs.get(TextEncoding, self.text_encoder, name="text encoder")(Tensor(ids)).asnumpy()
+        return unit_length(Tensor(self.text_encoder(ids))).asnumpy()
 
     def truncate(self, log_p_x_0: Tensor, truncation_rate: float) -> Tensor:
         """Truncation sampling as the steps apply it; see ``mindone_vq.diffusion.guidance.truncate``.
@@ -281,29 +274,22 @@ DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class TextRequest:
-    """A call, checked.
+class Texts:
+    """What a call is to show.
 
     Attributes:
         own, null: the prompts, and what guidance steers away from (None: no guidance).
-        weights: of prompts that are composed into one picture; empty: each has its own.
         images_each: pictures of each prompt.
-        output_type: "pil", "np" or "latent".
-        call, start: the chain, and what ``Call.start`` gave.
-        batch: pictures in all.
+        weights: of prompts that are composed into one picture; empty: each prompt has its own pictures.
     """
 
-    own: Texts
-    null: Optional[Texts]
-    weights: tuple[float, ...]
+    own: PromptsOrEmbeddings
+    null: Optional[PromptsOrEmbeddings]
     images_each: int
-    output_type: str
-    call: Call
-    start: tuple[list[np.random.Generator], Tensor]
-    batch: int
+    weights: tuple[float, ...] = ()
 
 
-def one_each(texts: Texts, count: int) -> Texts:
+def one_each(texts: PromptsOrEmbeddings, count: int) -> PromptsOrEmbeddings:
     """``count`` texts, where there is one for all or one for each."""
     if len(texts) == count:
         return texts

@@ -2,20 +2,16 @@
 
 from typing import Callable, Optional, Union
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from mindone_vq.diffusion.options import check_positive_integer
 from mindone_vq.diffusion.samplers import Sampler
 from mindone_vq.diffusion.sampling import Generators
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.models.convolutional import UnconditionalTransformer2DModel
 from mindone_vq.models.vq_model import VQModel
-from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput
-from mindone_vq.pipelines.checks import check_settings
-from mindone_vq.pipelines.generation import Call, Condition
-
-NO_GUIDANCE = 1.0
+from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput, shared_arguments
 
 
 class UnconditionalPipeline(DiffusionPipeline):
@@ -24,7 +20,7 @@ class UnconditionalPipeline(DiffusionPipeline):
     Args:
         vqvae: decodes codes to pictures.
         transformer: the denoiser.
-        scheduler: the chain.
+        scheduler: the reverse process.
     """
 
     component_classes = {
@@ -59,20 +55,10 @@ class UnconditionalPipeline(DiffusionPipeline):
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
-        _, truncation_rate = self._settings(NO_GUIDANCE, truncation_rate)
-        check_settings(NO_GUIDANCE, truncation_rate, batch_size, output_type, callback_steps, top_k, count="batch_size")
-        call = Call(
-            num_inference_steps,
-            NO_GUIDANCE,
-            truncation_rate,
-            generator,
-            latents,
-            callback,
-            callback_steps,
-            callback_on_step_end,
-            sampler,
-            spacing,
-            top_k,
-        )
-        start = call.start(self.scheduler, self.transformer, batch_size)
-        return self._generate(Condition.of(np.zeros(batch_size), None, ms.float32), call, start, output_type)
+        arguments = shared_arguments(locals())
+        check_positive_integer(batch_size, "batch_size")
+        call = self.prepare(batch_size, guidance_scale=1.0, **arguments)
+        conditioning = self.denoiser.condition(np.zeros(batch_size))
+        for _, x_t in self.sample(call, conditioning):
+            codes = x_t
+        return self.decode(codes, output_type)

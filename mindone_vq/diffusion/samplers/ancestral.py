@@ -1,4 +1,4 @@
-"""The chain itself."""
+"""The reverse process itself."""
 
 from dataclasses import dataclass
 
@@ -17,21 +17,21 @@ class AncestralStep(nn.Cell):
     def __init__(self, classes: int, pixels: int) -> None:
         super().__init__()
 
-    def construct(self, p_x_0: Tensor, x_t: Tensor, numbers: Tensor, uniforms: Tensor) -> Tensor:
-        """As ``Reveal``; numbers: (9,), ``TransitionSchedule.jump``; uniforms: (batch, pixels)."""
-        return draw(*posterior(p_x_0, x_t, numbers), uniforms)
+    def construct(self, p_x_0: Tensor, x_t: Tensor, parameters: Tensor, uniforms: Tensor, is_known: Tensor) -> Tensor:
+        """As ``UnmaskingStep``, but known pixels are drawn too; parameters: ``transition_coefficients``."""
+        return draw(*posterior(p_x_0, x_t, parameters), uniforms[0])
 
 
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """The reverse process with the exact posterior of every jump (arXiv 2111.14822, equation 11; docs/math.md).
+    """The reverse process with the exact posterior of every step (arXiv 2111.14822, equation 11; docs/math.md).
 
-    With as many steps as timesteps it is the published chain. A code that was drawn can still be replaced later.
+    With as many steps as timesteps it is the published one. A code that was drawn can still be replaced later.
     """
 
     name = "ancestral"
     cell = AncestralStep
     is_exact = True
 
-    def numbers(self, schedule: TransitionSchedule, t: float, s: float, left: int) -> np.ndarray:
-        return schedule.jump(int(t), int(s))
+    def parameters(self, schedule: TransitionSchedule, t: float, s: float, steps_left: int) -> np.ndarray:
+        return schedule.transition_coefficients(int(t), int(s))

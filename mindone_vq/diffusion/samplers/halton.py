@@ -1,36 +1,31 @@
-"""Positions in a fixed order, each far from those before."""
+"""Pixels in a fixed order, each far from those before."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindone_vq.diffusion.samplers.sampler import Reveal, Sampler, pace
-from mindone_vq.diffusion.schedule import TransitionSchedule
+from mindone_vq.diffusion.samplers.sampler import UnmaskingSampler, UnmaskingStep
 
 
-class HaltonStep(Reveal):
-    """The first masked positions of the order."""
+class HaltonStep(UnmaskingStep):
+    """The first masked pixels of the order."""
 
     def __init__(self, classes: int, pixels: int) -> None:
         super().__init__(classes, pixels)
         self.minus_places = Tensor(-halton_places(pixels)[None].astype(np.float32))  # (1, pixels)
 
-    def scores(self, p_x_0: Tensor, drawn: Tensor, numbers: Tensor, uniforms: Tensor) -> Tensor:
+    def scores(self, p_x_0: Tensor, drawn: Tensor, parameters: Tensor, uniforms: Tensor) -> Tensor:
         """Minus the place in the order."""
         return ops.tile(self.minus_places, (p_x_0.shape[0], 1))
 
 
 @dataclass(frozen=True)
-class Halton(Sampler):
+class Halton(UnmaskingSampler):
     """Codes far from each other, which depend on each other least, at the same step (arXiv 2503.17076): a heuristic."""
 
     name = "halton"
     cell = HaltonStep
-    uniforms = 1
-
-    def numbers(self, schedule: TransitionSchedule, t: float, s: float, left: int) -> np.ndarray:
-        return np.array([*pace(schedule, s, left)], np.float32)
 
 
 def halton_places(pixels: int) -> np.ndarray:

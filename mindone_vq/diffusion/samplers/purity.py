@@ -1,24 +1,25 @@
-"""Sure pixels first, and sharper."""
+"""Pixels with a high purity first, and sharper."""
 
 from dataclasses import dataclass
 
-import numpy as np
 from mindspore import Tensor, ops
 
-from mindone_vq.diffusion.samplers.sampler import Reveal, Sampler, gumbel, pace
+from mindone_vq.diffusion.samplers.sampler import NEXT, UnmaskingSampler, UnmaskingStep, gumbel
 from mindone_vq.diffusion.schedule import CLEAN, TransitionSchedule
 
+SHARPNESS = NEXT
 
-class PurityStep(Reveal):
-    """Positions at random, without replacement, the probability of each proportional to its purity max p(x_0)."""
 
-    def sharpened(self, p_x_0: Tensor, numbers: Tensor) -> Tensor:
+class PurityStep(UnmaskingStep):
+    """Pixels at random, without replacement, the probability of each proportional to its purity max p(x_0)."""
+
+    def sharpened(self, p_x_0: Tensor, parameters: Tensor) -> Tensor:
         """p(x_0) to the power 1 + r purity."""
-        exponent = 1.0 + numbers[2] * p_x_0.max(axis=-1, keepdims=True)
+        exponent = 1.0 + parameters[SHARPNESS] * p_x_0.max(axis=-1, keepdims=True)
         log_p = ops.log(ops.maximum(p_x_0, 1e-30)) * exponent
         return ops.softmax(log_p, axis=-1) * (p_x_0 > 0).astype(p_x_0.dtype)
 
-    def scores(self, p_x_0: Tensor, drawn: Tensor, numbers: Tensor, uniforms: Tensor) -> Tensor:
+    def scores(self, p_x_0: Tensor, drawn: Tensor, parameters: Tensor, uniforms: Tensor) -> Tensor:
         """With Gumbel noise on their logarithms the greatest are such a draw (arXiv 1903.06059).
 
         The purity is that of p(x_0) as the network gives it, before it is sharpened.
@@ -27,7 +28,7 @@ class PurityStep(Reveal):
 
 
 @dataclass(frozen=True)
-class Purity(Sampler):
+class Purity(UnmaskingSampler):
     """Improved VQ-Diffusion's sampling (arXiv 2205.16007, section 4.2): a heuristic.
 
     Sharpening is equation 11 of the paper; Microsoft's code divides the purity by the picture's greatest there.
@@ -39,7 +40,7 @@ class Purity(Sampler):
     r: float = 1.0
     name = "purity"
     cell = PurityStep
-    uniforms = 2
+    num_uniforms = 2
 
-    def numbers(self, schedule: TransitionSchedule, t: float, s: float, left: int) -> np.ndarray:
-        return np.array([*pace(schedule, s, left), 0.0 if s == CLEAN else self.r], np.float32)
+    def own_parameters(self, schedule: TransitionSchedule, s: float) -> tuple[float, ...]:
+        return (0.0 if s == CLEAN else self.r,)

@@ -1,0 +1,179 @@
+"""The transformer block of VQ-Diffusion (arXiv 2111.14822, section 4.2)."""
+
+from typing import Optional
+
+from mindspore import Tensor, nn, ops
+
+from mindone_vq.nn.attention import Attention, ScaledDotProductAttention
+from mindone_vq.nn.linear import Weights, linear
+from mindone_vq.nn.normalization import AdaLayerNorm, LayerNorm
+
+
+class BasicTransformerBlock(nn.Cell):
+    """Self-attention, cross-attention to the text, feed-forward; each after its norm, each with a residual.
+
+    What the timestep and the condition contribute is computed by ``modulations`` and ``context``: in generation once a
+    call, in training once a step. ``construct`` can be given the weights of another layer, so that one compiled block
+    serves every layer.
+
+    Args:
+        dim: size of a token.
+        heads, dim_head: of both attentions.
+        feed_forward: ``FeedForward`` or ``ConvFeedForward``.
+        num_embeds_ada_norm: timesteps, which modulate the norms before attention; None: plain norms.
+        cross_attention_dim: size of the text embeddings; None: no cross-attention.
+        num_class_embeds: classes, which modulate the norm before the feed-forward layer; None: a plain norm.
+        attention_bias: whether query, key and value projections have a bias.
+        dropout: on the outputs of attention, in training.
+        norm_elementwise_affine, norm_eps: of the plain norms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dim_head: int,
+        feed_forward: nn.Cell,
+        num_embeds_ada_norm: Optional[int] = None,
+        cross_attention_dim: Optional[int] = None,
+        num_class_embeds: Optional[int] = None,
+        attention_bias: bool = False,
+        dropout: float = 0.0,
+        norm_elementwise_affine: bool = True,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+
+        def norm(num_embeddings: Optional[int]) -> nn.Cell:
+            if num_embeddings is None:
+                return LayerNorm(dim, norm_eps, norm_elementwise_affine)
+            return AdaLayerNorm(dim, num_embeddings)
+
+        self.has_timestep = num_embeds_ada_norm is not None
+        self.has_text, self.has_class = cross_attention_dim is not None, num_class_embeds is not None
+        self.norm1 = norm(num_embeds_ada_norm)
+        self.attn1 = Attention(dim, heads, dim_head, bias=attention_bias, dropout=dropout)
+        if self.has_text:
+            self.norm2 = norm(num_embeds_ada_norm)
+            self.attn2 = Attention(dim, heads, dim_head, cross_attention_dim, attention_bias, dropout)
+        self.norm3 = norm(num_class_embeds)
+        self.ff = feed_forward
+
+    def weights(self) -> Weights:
+        """The weights of every layer in the block, by name."""
+        weights = {
+            "norm1": self.norm1.weights(),
+            "attn1": self.attn1.weights(),
+            "norm3": self.norm3.weights(),
+            "ff": self.ff.weights(),
+        }
+        if self.has_text:
+            weights["norm2"] = self.norm2.weights()
+            weights["attn2"] = self.attn2.weights()
+        return weights
+
+    def modulations(self, timestep: Tensor, weights: Optional[Weights] = None) -> tuple[Tensor, ...]:
+        """What modulates the norms before attention.
+
+        Args:
+            timestep: (n,) integers.
+            weights: as ``construct`` takes them.
+
+        Returns:
+            (n, 2 * dim) for each of these norms; empty where the timestep modulates none.
+        """
+        if not self.has_timestep:
+            return ()
+        if weights is None:
+            weights = self.weights()
+        first = self.norm1.modulation(timestep, weights["norm1"])
+        return (first, self.norm2.modulation(timestep, weights["norm2"])) if self.has_text else (first,)
+
+    def context(self, condition: Optional[Tensor], weights: Optional[Weights] = None) -> tuple[Tensor, ...]:
+        """What the condition contributes, the same at every timestep.
+
+        Args:
+            condition: text embeddings (batch, length, cross_attention_dim), or classes (batch,), or None.
+            weights: as ``construct`` takes them.
+
+        Returns:
+            Keys and values (batch, length, dim) of a text; the modulation (batch, 2 * dim) by a class; or nothing.
+        """
+        if weights is None:
+            weights = self.weights()
+        if self.has_text:
+            return linear(condition, weights["attn2"]["to_k"]), linear(condition, weights["attn2"]["to_v"])
+        if self.has_class:
+            return (self.norm3.modulation(condition, weights["norm3"]),)
+        return ()
+
+    def construct(
+        self, x: Tensor, modulations: tuple[Tensor, ...], context: tuple[Tensor, ...], weights: Optional[Weights] = None
+    ) -> Tensor:
+        """One layer.
+
+        Args:
+            x: (batch, tokens, dim).
+            modulations: from ``modulations``, for one timestep or for one of each image.
+            context: from ``context``.
+            weights: those of ``weights``, of a layer of the same shape; None: its own.
+
+        Returns:
+            (batch, tokens, dim).
+        """
+        if weights is None:
+            weights = self.weights()
+        attended = self.attn1.attend(*self.attention_inputs(x, modulations, weights))
+        return self.after_attention(x, attended, modulations, context, weights)
+
+    def attention_inputs(
+        self, x: Tensor, modulations: tuple[Tensor, ...], weights: Weights
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the self-attention, each (batch, tokens, dim)."""
+        normalized = self.norm1(x, modulations[0] if self.has_timestep else weights["norm1"])
+        projections = weights["attn1"]
+        return (
+            linear(normalized, projections["to_q"]),
+            linear(normalized, projections["to_k"]),
+            linear(normalized, projections["to_v"]),
+        )
+
+    def after_attention(
+        self,
+        x: Tensor,
+        attended: Tensor,
+        modulations: tuple[Tensor, ...],
+        context: tuple[Tensor, ...],
+        weights: Weights,
+    ) -> Tensor:
+        """The rest of the block, after self-attention gave ``attended``, (batch, tokens, dim)."""
+        x = x + self.attn1.output(attended, weights["attn1"])
+        if self.has_text:
+            normalized = self.norm2(x, modulations[1] if self.has_timestep else weights["norm2"])
+            query = linear(normalized, weights["attn2"]["to_q"])
+            x = x + self.attn2.output(self.attn2.attend(query, *context), weights["attn2"])
+        normalized = self.norm3(x, context[0] if self.has_class else weights["norm3"])
+        return x + self.ff(normalized, weights["ff"])
+
+
+class HeadGroup(nn.Cell):
+    """Self-attention of some of the heads, so that fewer scores are in memory at a time.
+
+    Args:
+        heads: all.
+        groups: of how many equal groups one attends.
+    """
+
+    def __init__(self, heads: int, groups: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.groups, self.attend = groups, ScaledDotProductAttention(heads // groups)
+
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, group: Tensor) -> Tensor:
+        """query, key, value: (batch, tokens, dim); group: its index, (1,) int32 -> (batch, tokens, dim / groups)."""
+        parts = [self._part(each, group) for each in (query, key, value)]
+        return self.attend(*parts)
+
+    def _part(self, x: Tensor, group: Tensor) -> Tensor:
+        batch, tokens, dim = x.shape
+        parts = x.reshape(batch * tokens, self.groups, dim // self.groups)
+        return ops.gather(parts, group, 1).reshape(batch, tokens, dim // self.groups)
