@@ -38,37 +38,36 @@ class Exported:
 
     def __init__(self, folder: Path) -> None:
         self.about = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
-        graphs, chain, self.text = self.about["graphs"], self.about["chain"], self.about["text"]
+        graphs, steps, self.text = self.about["graphs"], self.about["steps"], self.about["text"]
         self.graphs = {name: Graph(folder / graph["file"]) for name, graph in graphs.items()}
-        self.input_types = {entry["name"]: entry["dtype"] for entry in graphs["denoising_step"]["inputs"]}
+        self.dtype = self.about["dtype"]
         self.batch, self.pixels = graphs["denoising_step"]["output"]["shape"]
-        self.mask_class = chain["mask_class"]
-        self.timesteps, self.jumps = np.load(folder / chain["timesteps"]), np.load(folder / chain["jumps"])
+        self.mask_class, self.timesteps = steps["mask_class"], np.load(folder / steps["timesteps"])
+        self.coefficients = np.load(folder / steps["transition_coefficients"])
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / self.text["tokenizer"])
         self.null = np.load(folder / self.text["null_embeddings"]) if self.about["guided"] else None
 
-    def condition(self, prompts: list[str]) -> np.ndarray:
-        """The embeddings of as many prompts as the batch has pictures, after as many null texts where it is guided."""
+    def context(self, prompts: list[str]) -> np.ndarray:
+        """What as many prompts as the batch has pictures contribute, after as many null texts where it is guided."""
         length = self.text["length"]
         ids = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="np")
-        hidden = self.graphs["text_encoder"](ids.input_ids.astype(np.int32))
-        embeddings = hidden / np.linalg.norm(hidden, axis=-1, keepdims=True)
+        embeddings = self.graphs["text_encoder"](ids.input_ids.astype(np.int32))
         if self.null is not None:
             embeddings = np.concatenate((np.stack([self.null] * self.batch), embeddings))
-        return embeddings.astype(self.input_types["condition"])
+        return self.graphs["context"](embeddings.astype(self.dtype))
 
     def codes(self, prompts: list[str], steps: int, seed: int, scale: float, rate: float) -> np.ndarray:
         """The reverse process: (batch, pixels) int32. Picture i is drawn with ``seed + i``."""
-        condition = self.condition(prompts)
+        context = self.context(prompts)
         generators = [np.random.default_rng(seed + i) for i in range(self.batch)]
         settings = [np.float32([scale])] if self.about["guided"] else []
         settings.append(np.float32([rate]))
         codes = np.full((self.batch, self.pixels), self.mask_class, np.int32)
-        chain = self.timesteps[steps - 1, : steps + 1]
-        for t, s in zip(chain[:-1], chain[1:]):
+        timesteps = self.timesteps[steps - 1, : steps + 1]
+        for t, s in zip(timesteps[:-1], timesteps[1:]):
             uniforms = np.stack([generator.random(self.pixels, dtype=np.float32) for generator in generators])
             step = self.graphs["denoising_step"]
-            codes = step(codes, np.int32([t]), condition, self.jumps[t, s + 1], *settings, uniforms)
+            codes = step(codes, np.int32([t]), context, self.coefficients[t, s + 1], *settings, uniforms)
         return codes
 
 

@@ -18,14 +18,15 @@ from PIL import Image
 import mindone_vq
 from mindone_vq import ClassToImagePipeline, ClassTransformer2DModel, UnconditionalPipeline
 from mindone_vq import UnconditionalTransformer2DModel as UnconditionalTransformer
-from mindone_vq.diffusion.samplers import Ancestral
+from mindone_vq.diffusion.options import SamplingOptions
 from mindone_vq.export import __main__ as command_line
 from mindone_vq.export import export_pipeline
 from mindone_vq.export.__main__ import main
-from mindone_vq.export.graphs import decoder, graphs_of
+from mindone_vq.export.graphs import MEANINGS, decoder, graphs_of
 from mindone_vq.export.mindir import write_mindir
 from mindone_vq.nn.device import TARGETS
-from mindone_vq.pipelines.graphs import CodeDecoding, CompiledGraph, DenoisingStep, TextEncoding
+from mindone_vq.pipelines.compilation import CompiledGraph
+from mindone_vq.pipelines.graphs import CodeDecoding, TextEncoding
 from tests.numerics import relative_error
 from tests.tiny_pipeline import random_pipeline, random_weights
 
@@ -58,22 +59,23 @@ def load(folder, name):
     return nn.GraphCell(ms.load(str(folder / about["graphs"][name]["file"])))
 
 
-def step_inputs(pipe, rng, condition, guided=True, timestep=4):
-    """What one step of ``pipe`` takes, as its exported form takes it."""
-    batch = len(condition) // 2 if guided else len(condition)
-    codes = Tensor(rng.integers(0, pipe.transformer.num_vector_embeds, (batch, PIXELS)).astype(np.int32))
-    uniforms = Tensor(rng.random((batch, PIXELS), dtype=np.float32))
-    inputs = [codes, Tensor([timestep], ms.int32), Tensor(condition), pipe.scheduler.jump(timestep)]
+def step_inputs(pipe, rng, context, guided=True, timestep=4):
+    """What the exported step of ``pipe`` takes; no ``context`` for a pipeline without a condition."""
+    codes = Tensor(rng.integers(0, pipe.transformer.num_vector_embeds, (BATCH, PIXELS)).astype(np.int32))
+    coefficients = Tensor(pipe.scheduler.schedule.transition_coefficients(timestep, timestep - 1))
     scale = [Tensor([2.5], ms.float32)] if guided else []
-    return [*inputs, *scale, Tensor([0.9], ms.float32), uniforms]
+    uniforms = Tensor(rng.random((BATCH, PIXELS), dtype=np.float32))
+    front = [codes, Tensor([timestep], ms.int32), *context, coefficients]
+    return [*front, *scale, Tensor([0.9], ms.float32), uniforms]
 
 
-def as_in_the_pipeline(pipe, inputs, guided=True):
-    """The pipeline's own step with the same inputs."""
-    front, (*scale, rate, uniforms) = inputs[:4], inputs[4:]
-    scale = scale[0] if guided else Tensor([1.0], ms.float32)
-    step = CompiledGraph(DenoisingStep(pipe.transformer, Ancestral.cell, 1 + guided), "step")
-    return step(*front, scale, rate, uniforms).asnumpy()
+def as_in_the_pipeline(pipe, inputs, *conditions, timestep=4):
+    """x_s from the pipeline's own step, for the x_t and the uniforms of ``inputs``."""
+    options = SamplingOptions(guidance_scale=2.5, truncation_rate=0.9)
+    conditioning = pipe.denoiser.condition(*conditions)
+    step = next(step for step in pipe.scheduler.steps(10) if step.t == timestep)
+    x_t, uniforms = inputs[0], inputs[-1].asnumpy()[None]
+    return pipe.denoiser.step(conditioning, options)(x_t, step, uniforms, np.zeros((BATCH, PIXELS), bool)).asnumpy()
 
 
 def test_each_graph_is_the_pipelines(pipe, exported, rng):
@@ -85,8 +87,10 @@ def test_each_graph_is_the_pipelines(pipe, exported, rng):
     pictures = CompiledGraph(CodeDecoding(pipe.vqvae, 6, 6), "decoder")(codes)
     assert relative_error(load(exported, "decoder")(codes), pictures) < 1e-5
 
-    inputs = step_inputs(pipe, rng, rng.normal(size=(2 * BATCH, LENGTH, DIM)).astype(np.float32))
-    assert (load(exported, "denoising_step")(*inputs).asnumpy() == as_in_the_pipeline(pipe, inputs)).all()
+    null, text = rng.normal(size=(2, BATCH, LENGTH, DIM)).astype(np.float32)
+    context = load(exported, "context")(Tensor(np.concatenate((null, text))))
+    inputs = step_inputs(pipe, rng, [context])
+    assert (load(exported, "denoising_step")(*inputs).asnumpy() == as_in_the_pipeline(pipe, inputs, text, null)).all()
 
 
 def test_a_generation_from_the_files_is_the_pipelines(pipe, exported, host):
@@ -114,8 +118,8 @@ def test_the_example_writes_a_picture_for_each_prompt(exported, host, tmp_path):
 def test_without_guidance_and_in_float16_too(host, tmp_path):
     pipe = random_pipeline(np.random.default_rng(3), learned_null=False).to(ms.float16)
     files = host.Exported(export_pipeline(pipe, tmp_path / "out", 1, guided=False).parent)
-    assert (files.about["dtype"], files.input_types["condition"]) == ("float16", "float16")
-    assert "guidance_scale" not in files.input_types
+    names = [entry["name"] for entry in files.about["graphs"]["denoising_step"]["inputs"]]
+    assert files.dtype == "float16" and "guidance_scale" not in names
     expected = pipe(PROMPTS[0], 5, guidance_scale=1.0, generator=[2], output_type="latent")[0].asnumpy()
     assert (files.codes(PROMPTS[:1], 5, 2, 1.0, 1.0) == expected).all()
 
@@ -123,15 +127,17 @@ def test_without_guidance_and_in_float16_too(host, tmp_path):
 def test_the_description_is_of_these_files(pipe, exported):
     about = json.loads((exported / "pipeline.json").read_text())
     files = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
-    graphs = ("text_encoder", "denoising_step", "decoder")
+    graphs = ("text_encoder", "context", "denoising_step", "decoder")
     tokenizer = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
-    constants = {"null_text.npy", "timesteps.npy", "jumps.npy", "pipeline.json"}
+    constants = {"null_text.npy", "timesteps.npy", "transition_coefficients.npy", "pipeline.json"}
     assert files == {f"{name}.mindir" for name in graphs} | {f"tokenizer/{name}" for name in tokenizer} | constants
     assert [entry["name"] for entry in about["graphs"]["denoising_step"]["inputs"]] == (
-        ["x_t", "timestep", "condition", "jump", "guidance_scale", "truncation_rate", "uniforms"]
+        ["x_t", "timestep", "context", "coefficients", "guidance_scale", "truncation_rate", "uniforms"]
     )
-    shapes = {entry["name"]: entry["shape"] for entry in about["graphs"]["denoising_step"]["inputs"]}
-    assert shapes["condition"] == [2 * BATCH, LENGTH, DIM]
+    inputs = [entry for graph in about["graphs"].values() for entry in graph["inputs"]]
+    assert all(entry["meaning"] == MEANINGS[entry["name"]] for entry in inputs)
+    shapes = {entry["name"]: entry["shape"] for entry in inputs}
+    assert (shapes["condition"], shapes["context"]) == ([2 * BATCH, LENGTH, DIM], [1, 2, 2 * BATCH, LENGTH, 20])
     assert shapes["guidance_scale"] == [1]
     assert about["graphs"]["decoder"]["output"]["shape"] == [BATCH, 12, 12, 3]
     learned = pipe.learned_classifier_free_sampling_embeddings.embeddings.asnumpy()
@@ -139,15 +145,12 @@ def test_the_description_is_of_these_files(pipe, exported):
     assert all((exported / name).stat().st_mode & stat.S_IWUSR for name in files)
 
 
-def test_chains_and_jumps_of_every_number_of_steps(pipe, exported):
-    timesteps, jumps = np.load(exported / "timesteps.npy"), np.load(exported / "jumps.npy")
-    scheduler = pipe.scheduler
-    for steps in range(1, 11):
-        scheduler.set_timesteps(steps)
-        chain = timesteps[steps - 1, : steps + 1]
-        assert chain.tolist() == scheduler.chain
-        for t, s in zip(chain[:-1], chain[1:]):
-            assert (jumps[t, s + 1] == scheduler.jump(t).asnumpy()).all()
+def test_steps_of_every_number(pipe, exported):
+    timesteps, coefficients = np.load(exported / "timesteps.npy"), np.load(exported / "transition_coefficients.npy")
+    for n in range(1, 11):
+        steps = pipe.scheduler.steps(n)
+        assert timesteps[n - 1, : n + 1].tolist() == [*(step.t for step in steps), -1]
+        assert all((coefficients[step.t, step.s + 1] == step.parameters).all() for step in steps)
 
 
 def test_large_weights_lie_beside_their_graph_and_move_with_it(pipe, tmp_path, monkeypatch, rng):
@@ -208,23 +211,24 @@ def sibling(kind, network, pipe, rng, **options):
 
 @pytest.mark.slow
 def test_pipelines_of_classes_and_of_nothing(pipe, tmp_path, rng):
-    pipe.scheduler.set_timesteps(10)
     classes = sibling(ClassToImagePipeline, ClassTransformer2DModel, pipe, rng, num_class_embeds=7)
     classes.save_pretrained(tmp_path / "model")
     main([str(tmp_path / "model"), "--output", "classes", "--batch-size", "2"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classes", "model"]
     folder = tmp_path / "classes"
     about = json.loads((folder / "pipeline.json").read_text())
-    assert (about["null_class"], set(about["graphs"])) == (6, {"denoising_step", "decoder"})
-    inputs = step_inputs(classes, rng, np.array([6, 6, 0, 3], np.int32))
-    assert (load(folder, "denoising_step")(*inputs).asnumpy() == as_in_the_pipeline(classes, inputs)).all()
+    assert (about["null_class"], set(about["graphs"])) == (6, {"context", "denoising_step", "decoder"})
+    labels = np.array([6, 6, 0, 3], np.int32)
+    inputs = step_inputs(classes, rng, [load(folder, "context")(Tensor(labels))])
+    expected = as_in_the_pipeline(classes, inputs, labels[2:], labels[:2])
+    assert (load(folder, "denoising_step")(*inputs).asnumpy() == expected).all()
 
     nothing = sibling(UnconditionalPipeline, UnconditionalTransformer, pipe, rng)
     graph = graphs_of(nothing, 2, guided=False)[0]
     described = write_mindir(graph, tmp_path)
-    inputs = step_inputs(nothing, rng, np.zeros(2, np.int32), guided=False)
+    inputs = step_inputs(nothing, rng, [], guided=False)
     step = nn.GraphCell(ms.load(str(tmp_path / described["file"])))
-    assert (step(*inputs[:2], *inputs[3:]).asnumpy() == as_in_the_pipeline(nothing, inputs, guided=False)).all()
+    assert (step(*inputs).asnumpy() == as_in_the_pipeline(nothing, inputs, np.zeros(2))).all()
     with pytest.raises(ValueError, match="nothing to guide"):
         export_pipeline(nothing, tmp_path / "out", 2)
 

@@ -26,16 +26,19 @@ GENERATION = {
     VQDiffusionPipeline: [
         "Tokenize the prompts with the byte-pair encoding in tokenizer/: begin token, the prompt's tokens (cut to "
         "length - 2), end token, then the padding token up to length.",
-        "hidden = text_encoder(input_ids); divide the vector of each token by its Euclidean length.",
-        "condition = these embeddings; guided: null_text.npy for each picture first, then they.",
+        "condition = text_encoder(input_ids); guided: null_text.npy for each picture before them.",
+        "context = context(condition).",
     ],
-    ClassToImagePipeline: ["condition = the class of each picture; guided: null_class for each picture first."],
+    ClassToImagePipeline: [
+        "condition = the class of each picture; guided: null_class for each picture before them.",
+        "context = context(condition).",
+    ],
 }
 STEPS = [
     "x = mask_class everywhere.",
     "For n steps take row n - 1 of timesteps.npy: for i from 0 to n - 1, t = row[i], s = row[i + 1] (-1 is the end), "
-    "x = denoising_step(x, [t], jumps[t, s + 1], ...) with new uniforms. The pipeline takes them from "
-    "numpy.random.default_rng(seed).random((batch, pixels), dtype=float32), step after step.",
+    "x = denoising_step(x, [t], ..., transition_coefficients[t, s + 1], ...) with new uniforms. The pipeline takes "
+    "them from numpy.random.default_rng(seed).random((batch, pixels), dtype=float32), step after step.",
     "pictures = decoder(x).",
 ]
 
@@ -80,7 +83,7 @@ def export_pipeline(
             "guided": guided,
             "default_settings": pipe.default_settings,
             "graphs": described,
-            "chain": _write_chain(pipe.scheduler, partial),
+            "steps": _write_steps(pipe.scheduler, partial),
             "how_to_generate": [*GENERATION.get(type(pipe), []), *STEPS],
         }
         if isinstance(pipe, VQDiffusionPipeline):
@@ -101,25 +104,23 @@ def _check(pipe: DiffusionPipeline, batch_size: int) -> None:
         raise ValueError(f"The pipeline is {pipe.dtype}; export it in float32 or float16: pipe.to(mindspore.float16).")
 
 
-def _write_chain(scheduler: VQDiffusionScheduler, folder: Path) -> dict[str, Any]:
-    """The timesteps for every number of steps, and the coefficients of every jump."""
+def _write_steps(scheduler: VQDiffusionScheduler, folder: Path) -> dict[str, Any]:
+    """The timesteps for every number of steps, and the coefficients of every transition."""
     total = scheduler.num_train_timesteps
     timesteps = np.full((total, total + 1), CLEAN, np.int32)
-    own = VQDiffusionScheduler.from_config(scheduler.config)  # the pipeline's keeps the steps it was set to
-    for steps in range(1, total + 1):
-        own.set_timesteps(steps)
-        timesteps[steps - 1, : steps + 1] = own.chain
-    jumps = np.zeros((total, total + 1, 9), np.float32)
+    for n in range(1, total + 1):
+        timesteps[n - 1, :n] = [step.t for step in scheduler.steps(n)]
+    coefficients = np.zeros((total, total + 1, 9), np.float32)
     for t in range(total):
         for s in range(CLEAN, t):
-            jumps[t, s + 1] = scheduler.schedule.jump(t, s)
+            coefficients[t, s + 1] = scheduler.schedule.transition_coefficients(t, s)
     np.save(folder / "timesteps.npy", timesteps)
-    np.save(folder / "jumps.npy", jumps)
+    np.save(folder / "transition_coefficients.npy", coefficients)
     return {
         "num_train_timesteps": total,
         "mask_class": scheduler.mask_class,
         "timesteps": "timesteps.npy",
-        "jumps": "jumps.npy",
+        "transition_coefficients": "transition_coefficients.npy",
     }
 
 

@@ -1,19 +1,21 @@
 """Which graphs a pipeline is exported as, and what each of them takes.
 
-They are the pipeline's own. Only what a graph would not use is left out of its inputs, and no input is a scalar: some
-runtimes cannot tell a shape without axes from an unknown one.
+They are the pipeline's own. Inputs that a graph would not use are left out, and no input is a scalar: some runtimes
+cannot tell a shape without axes from an unknown one.
 """
 
 from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 
 from mindone_vq.diffusion.samplers import Ancestral
+from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.pipelines.base import DiffusionPipeline
 from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
-from mindone_vq.pipelines.graphs import CodeDecoding, DenoisingStep, TextEncoding
+from mindone_vq.pipelines.denoising import DenoisingStep
+from mindone_vq.pipelines.graphs import CodeDecoding, TextEncoding
 from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
 from mindone_vq.pipelines.unconditional import UnconditionalPipeline
 from mindone_vq.text.clip import CLIPTextModel
@@ -21,16 +23,17 @@ from mindone_vq.text.clip import CLIPTextModel
 # What an input or an output is, for whoever calls the graph.
 MEANINGS = {
     "input_ids": "token ids, a row for each prompt, padded to the full length",
-    "last_hidden_state": "divide the vector of each token by its Euclidean length before it becomes the condition",
+    "text_embeddings": "the condition of each picture",
+    "condition": "the condition of each picture; guided: the null condition of every picture before them",
+    "context": "what the condition contributes to each layer; the same at every step",
     "x_t": "codes before the step; the mask class where none is decided",
     "timestep": "t",
-    "jump": "jumps[t, s + 1]",
-    "condition": "what the step is told; guided: the null condition of every picture, then the condition of every one",
+    "coefficients": "transition_coefficients[t, s + 1]",
     "guidance_scale": "above 1",
     "truncation_rate": "in (0, 1]; 1 keeps every class",
     "uniforms": "random numbers, uniform in [0, 1), new ones for every step",
     "x_s": "codes after the step",
-    "codes": "what the last step gave",
+    "codes": "the codes after the last step",
     "pictures": "(batch, height, width, channels) in [0, 1]",
 }
 
@@ -52,32 +55,73 @@ class Graph:
     output: str
 
 
-class UnguidedStep(nn.Cell):
-    """A step without guidance, and without the scale that it would not use."""
+class ContextStack(nn.Cell):
+    """What the condition contributes to every block, as one tensor."""
 
-    def __init__(self, step: DenoisingStep) -> None:
+    def __init__(self, transformer: DiscreteDenoiser) -> None:
         super().__init__(auto_prefix=False)
-        self.step, self.no_guidance = step, Tensor([1.0], ms.float32)
+        self.blocks = transformer.transformer_blocks
+
+    def construct(self, condition: Tensor) -> Tensor:
+        """condition: as ``BasicTransformerBlock.context`` takes it -> (layers, tensors of a layer, ...)."""
+        return ops.stack([ops.stack(block.context(condition)) for block in self.blocks])
+
+
+class GuidedStep(nn.Cell):
+    """``DenoisingStep`` of the sampler "ancestral", with the modulation of every timestep as a constant."""
+
+    def __init__(self, transformer: DiscreteDenoiser, batch_size: int, conditions: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.step = DenoisingStep(transformer, conditions, Ancestral.cell, "rate")
+        timesteps = Tensor(np.arange(transformer.num_timesteps or 1), ms.int32)
+        tables = [ops.stack(block.modulations(timesteps)) for block in transformer.transformer_blocks]
+        self.tables = Parameter(ops.stack(tables), name="modulations", requires_grad=False)
+        self.layers, self.norms = len(tables), tables[0].shape[0]
+        self.is_known = ops.zeros((batch_size, transformer.num_latent_pixels), ms.bool_)
+        self.no_guidance = Tensor([1.0], ms.float32)
 
     def construct(
-        self, x_t: Tensor, timestep: Tensor, condition: Tensor, jump: Tensor, truncation_rate: Tensor, uniforms: Tensor
+        self,
+        x_t: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        coefficients: Tensor,
+        guidance_scale: Tensor,
+        truncation_rate: Tensor,
+        uniforms: Tensor,
     ) -> Tensor:
-        """As in ``DenoisingStep``."""
-        return self.step(x_t, timestep, condition, jump, self.no_guidance, truncation_rate, uniforms)
+        """As ``DenoisingStep``; context: from ``ContextStack``; uniforms: (batch, pixels)."""
+        layers = []
+        for i in range(self.layers):
+            modulations = [self.tables[i, j] for j in range(self.norms)]
+            layers.append((modulations, [context[i, j] for j in range(context.shape[1])]))
+        sampling = (truncation_rate, coefficients, uniforms.expand_dims(0), self.is_known)
+        return self.step(x_t, timestep, layers, guidance_scale, *sampling)
 
 
-class UnconditionalStep(nn.Cell):
-    """A step of a denoiser that is told nothing."""
-
-    def __init__(self, step: DenoisingStep) -> None:
-        super().__init__(auto_prefix=False)
-        self.step, self.no_guidance = step, Tensor([1.0], ms.float32)
+class UnguidedStep(GuidedStep):
+    """The same without guidance."""
 
     def construct(
-        self, x_t: Tensor, timestep: Tensor, jump: Tensor, truncation_rate: Tensor, uniforms: Tensor
+        self,
+        x_t: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        coefficients: Tensor,
+        truncation_rate: Tensor,
+        uniforms: Tensor,
     ) -> Tensor:
-        """As in ``DenoisingStep``; x_t stands in the place of the condition, which the denoiser does not look at."""
-        return self.step(x_t, timestep, x_t, jump, self.no_guidance, truncation_rate, uniforms)
+        return super().construct(x_t, timestep, context, coefficients, self.no_guidance, truncation_rate, uniforms)
+
+
+class UnconditionalStep(GuidedStep):
+    """The same without a condition."""
+
+    def construct(
+        self, x_t: Tensor, timestep: Tensor, coefficients: Tensor, truncation_rate: Tensor, uniforms: Tensor
+    ) -> Tensor:
+        no_context = ops.zeros((self.layers, 0), ms.float32)
+        return super().construct(x_t, timestep, no_context, coefficients, self.no_guidance, truncation_rate, uniforms)
 
 
 def text_length(pipe: VQDiffusionPipeline) -> int:
@@ -95,7 +139,7 @@ def class_condition(pipe: ClassToImagePipeline, rows: int) -> Tensor:
     return _zeros(rows, dtype=ms.int32)
 
 
-# pipeline -> what its denoiser is told; None: nothing
+# pipeline -> the condition of its denoiser; None: it has none
 CONDITIONS = {
     VQDiffusionPipeline: text_condition,
     ClassToImagePipeline: class_condition,
@@ -104,14 +148,28 @@ CONDITIONS = {
 
 
 def graphs_of(pipe: DiffusionPipeline, batch_size: int, guided: bool) -> list[Graph]:
-    """The text encoder where there is one, one denoising step, and the decoder.
+    """The text encoder and the context where there are such, the denoising step, and the decoder.
 
     Raises:
         TypeError: a pipeline, or a text encoder, that is not known here.
         ValueError: guidance for a pipeline that has no condition.
     """
-    first = [text_encoder(pipe, batch_size)] if isinstance(pipe, VQDiffusionPipeline) else []
-    return [*first, denoising_step(pipe, batch_size, guided), decoder(pipe, batch_size)]
+    condition = CONDITIONS[type(pipe)]
+    if guided and condition is None:
+        raise ValueError(f"A {type(pipe).__name__} has nothing to guide: export it with guided=False (--unguided).")
+    graphs = [text_encoder(pipe, batch_size)] if isinstance(pipe, VQDiffusionPipeline) else []
+    context = None
+    if condition is not None:
+        graphs.append(
+            Graph(
+                "context",
+                ContextStack(pipe.transformer),
+                {"condition": condition(pipe, 2 * batch_size if guided else batch_size)},
+                "context",
+            )
+        )
+        context = graphs[-1].cell(*graphs[-1].inputs.values())
+    return [*graphs, denoising_step(pipe, batch_size, guided, context), decoder(pipe, batch_size)]
 
 
 def text_encoder(pipe: VQDiffusionPipeline, batch_size: int) -> Graph:
@@ -120,25 +178,24 @@ def text_encoder(pipe: VQDiffusionPipeline, batch_size: int) -> Graph:
     if not isinstance(encoder, CLIPTextModel):
         raise TypeError(f"text_encoder is a {type(encoder).__name__}; only a CLIPTextModel of mindone_vq is exported.")
     inputs = {"input_ids": _zeros(batch_size, text_length(pipe), dtype=ms.int32)}
-    return Graph("text_encoder", TextEncoding(encoder), inputs, "last_hidden_state")
+    return Graph("text_encoder", TextEncoding(encoder), inputs, "text_embeddings")
 
 
-def denoising_step(pipe: DiffusionPipeline, batch_size: int, guided: bool) -> Graph:
-    """x_t -> x_s."""
-    condition = CONDITIONS[type(pipe)]
-    if guided and condition is None:
-        raise ValueError(f"A {type(pipe).__name__} has nothing to guide: export it with guided=False (--unguided).")
+def denoising_step(pipe: DiffusionPipeline, batch_size: int, guided: bool, context: Tensor) -> Graph:
+    """x_t -> x_s; ``context``: what the graph of that name gives, or None."""
     codes = (batch_size, pipe.transformer.num_latent_pixels)
-    inputs = {"x_t": _zeros(*codes, dtype=ms.int32), "timestep": _zeros(1, dtype=ms.int32)}
-    if condition is not None:
-        inputs["condition"] = condition(pipe, 2 * batch_size if guided else batch_size)
-    inputs["jump"] = _zeros(9)
-    if guided:
-        inputs["guidance_scale"] = _zeros(1)
-    inputs.update(truncation_rate=_zeros(1), uniforms=_zeros(*codes))
-    step = DenoisingStep(pipe.transformer, Ancestral.cell, 2 if guided else 1)
-    cell = step if guided else UnconditionalStep(step) if condition is None else UnguidedStep(step)
-    return Graph("denoising_step", cell, inputs, "x_s")
+    inputs = {
+        "x_t": _zeros(*codes, dtype=ms.int32),
+        "timestep": _zeros(1, dtype=ms.int32),
+        "context": context,
+        "coefficients": _zeros(9),
+        "guidance_scale": _zeros(1) if guided else None,
+        "truncation_rate": _zeros(1),
+        "uniforms": _zeros(*codes),
+    }
+    kind = GuidedStep if guided else UnconditionalStep if context is None else UnguidedStep
+    cell = kind(pipe.transformer, batch_size, 2 if guided else 1)
+    return Graph("denoising_step", cell, {name: each for name, each in inputs.items() if each is not None}, "x_s")
 
 
 def decoder(pipe: DiffusionPipeline, batch_size: int) -> Graph:

@@ -9,7 +9,8 @@ from mindspore import Tensor
 from tqdm.auto import tqdm
 
 from mindone_vq.models.vq_model import VQModel
-from mindone_vq.pipelines.graphs import CompiledGraph, PictureEncoding
+from mindone_vq.pipelines.compilation import CompiledGraph
+from mindone_vq.pipelines.graphs import PictureEncoding
 from mindone_vq.training.batches import to_pixels
 from mindone_vq.training.data import CaptionedPictures, UnreadablePicture
 from mindone_vq.weights.files import atomic_file

@@ -34,7 +34,8 @@ class VariationalLoss(nn.Cell):
         self.classes, self.num_timesteps = schedule.num_classes, len(schedule.keep)
         self.mask_weight, self.auxiliary_weight, self.adaptive = mask_weight, auxiliary_weight, adaptive
         # s = t - 1, and the clean picture is what comes before t = 0
-        self.jumps = Tensor(np.stack([schedule.jump(t, max(t - 1, CLEAN)) for t in range(self.num_timesteps)]))
+        rows = [schedule.transition_coefficients(t, max(t - 1, CLEAN)) for t in range(self.num_timesteps)]
+        self.coefficients = Tensor(np.stack(rows))
         self.floor = Tensor(np.log(ONE_HOT_FLOOR), ms.float32)
 
     def construct(
@@ -52,10 +53,10 @@ class VariationalLoss(nn.Cell):
             The loss in nats, a mean over images and pixels; and for each image its two terms before they are
             divided by the probability, summed over pixels, (batch,).
         """
-        jumps = ops.gather(self.jumps, timestep, 0)  # (batch, 9)
+        coefficients = ops.gather(self.coefficients, timestep, 0)  # (batch, 9)
         clean = ops.one_hot(x_0, self.classes, Tensor(0.0, ms.float32), self.floor)
-        log_q = ops.stop_gradient(log_posterior(clean, x_t, jumps))  # (batch, pixels, classes + 1)
-        log_p = log_posterior(log_p_x_0, x_t, jumps)
+        log_q = ops.stop_gradient(log_posterior(clean, x_t, coefficients))  # (batch, pixels, classes + 1)
+        log_p = log_posterior(log_p_x_0, x_t, coefficients)
         q = ops.stop_gradient(ops.exp(log_q))
         divergence = (q * (log_q - log_p)).sum(-1)  # (batch, pixels)
         weights = ops.where(x_t == self.classes, self.mask_weight, 1.0)
