@@ -106,9 +106,11 @@ def _signature(value: Any) -> Any:
 
 
 def _wait_for(output: Any) -> None:
-    while not isinstance(output, Tensor):
-        output = output[0]
-    output.asnumpy()
+    if isinstance(output, Tensor):
+        output.asnumpy()
+    else:
+        for each in output:
+            _wait_for(each)
 
 
 class GraphCache:

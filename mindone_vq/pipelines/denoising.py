@@ -19,6 +19,7 @@ from mindone_vq.nn.transformer_block import BasicTransformerBlock, HeadGroup
 from mindone_vq.pipelines.compilation import GraphCache
 
 Tensors = tuple[Tensor, ...]
+LayerInputs = tuple[Tensors, Tensors]  # what ``modulations`` of a block, at every timestep, and its ``context`` give
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Conditioning:
     """What the network reads at every step of a call, computed once.
 
     Attributes:
-        layers: of each block, its ``modulations`` at every timestep and its ``context``.
+        layers: one for each block.
         weights: of the conditions in guidance; empty where there is no guidance. With guidance the null condition comes
             first in ``layers``.
     """
 
-    layers: tuple[tuple[Tensors, Tensors], ...]
+    layers: tuple[LayerInputs, ...]
     weights: tuple[float, ...]
 
     @property
@@ -47,7 +48,7 @@ class LayerConditioning(nn.Cell):
         super().__init__(auto_prefix=False)
         self.block = block
 
-    def construct(self, condition: Tensor, timesteps: Tensor, weights: Weights) -> tuple[Tensors, Tensors]:
+    def construct(self, condition: Tensor, timesteps: Tensor, weights: Weights) -> LayerInputs:
         """condition: as ``context`` of the block takes it; timesteps: (T,); weights: of any block of the network."""
         return self.block.modulations(timesteps, weights), self.block.context(condition, weights)
 
@@ -111,7 +112,7 @@ class DenoisingStep(nn.Cell):
         self,
         x_t: Tensor,
         timestep: Tensor,
-        layers: tuple[tuple[Tensors, Tensors], ...],
+        layers: tuple[LayerInputs, ...],
         guidance_scales: Tensor,
         truncation_amount: Tensor,
         parameters: Tensor,
@@ -150,10 +151,9 @@ class Layer(nn.Cell):
         super().__init__(auto_prefix=False)
         self.block = block
 
-    def construct(
-        self, x: Tensor, timestep: Tensor, modulations: Tensors, context: Tensors, weights: Weights
-    ) -> Tensor:
-        """x: (batch, tokens, dim); timestep: (1,) int32; the others as ``BasicTransformerBlock`` has them."""
+    def construct(self, x: Tensor, timestep: Tensor, inputs: LayerInputs, weights: Weights) -> Tensor:
+        """x: (batch, tokens, dim); timestep: (1,) int32 -> as x."""
+        modulations, context = inputs
         return self.block(x, at_timestep(modulations, timestep), context, weights)
 
 
@@ -164,8 +164,8 @@ class AttentionInputs(nn.Cell):
         super().__init__(auto_prefix=False)
         self.block = block
 
-    def construct(self, x: Tensor, timestep: Tensor, modulations: Tensors, weights: Weights) -> Tensors:
-        return self.block.attention_inputs(x, at_timestep(modulations, timestep), weights)
+    def construct(self, x: Tensor, timestep: Tensor, inputs: LayerInputs, weights: Weights) -> Tensors:
+        return self.block.attention_inputs(x, at_timestep(inputs[0], timestep), weights)
 
 
 class AfterAttention(nn.Cell):
@@ -176,14 +176,9 @@ class AfterAttention(nn.Cell):
         self.block = block
 
     def construct(
-        self,
-        x: Tensor,
-        attended: Tensors,
-        timestep: Tensor,
-        modulations: Tensors,
-        context: Tensors,
-        weights: Weights,
+        self, x: Tensor, attended: Tensors, timestep: Tensor, inputs: LayerInputs, weights: Weights
     ) -> Tensor:
+        modulations, context = inputs
         modulations = at_timestep(modulations, timestep)
         return self.block.after_attention(x, ops.concat(attended, -1), modulations, context, weights)
 
@@ -220,8 +215,7 @@ class Denoiser:
         rows = Tensor(conditions.reshape(-1, *conditions.shape[2:]), dtype)  # (conditions * batch, ...)
         timesteps = Tensor(np.arange(self.transformer.num_timesteps or 1), ms.int32)
         graph = self.graphs.get(LayerConditioning, self.blocks[0], name="conditioning")
-        computed = [graph(rows, timesteps, _as_inputs(block.weights())) for block in self.blocks]
-        layers = tuple((mutable(modulations), mutable(context)) for modulations, context in computed)
+        layers = tuple(mutable(graph(rows, timesteps, as_inputs(block.weights()))) for block in self.blocks)
         return Conditioning(mutable(layers), tuple(weights))
 
     def step(self, conditioning: Conditioning, options: SamplingOptions) -> Callable[..., Tensor]:
@@ -256,13 +250,13 @@ class Denoiser:
         embedding = self.graphs.get(Embedding, self.transformer, conditioning.conditions, name="embedding")
         head = self.graphs.get(OutputHead, self.transformer, conditioning.conditions, name="output head")
         sample = self.graphs.get(sample_step, self.transformer, options.sampler.cell, options.truncation, name="draw")
-        weights = [_as_inputs(block.weights()) for block in self.blocks]
+        weights = [as_inputs(block.weights()) for block in self.blocks]
 
         def network(x_t: Tensor, timestep: Tensor, scales: Tensor, sampling: Tensors) -> Tensor:
             x = embedding(x_t)
             layer = self._layer(x)
-            for (modulations, context), own in zip(conditioning.layers, weights):
-                x = layer(x, timestep, modulations, context, own)
+            for inputs, own in zip(conditioning.layers, weights):
+                x = layer(x, timestep, inputs, own)
             return sample(head(x, scales), x_t, *sampling)
 
         return network
@@ -273,19 +267,19 @@ class Denoiser:
         groups = groups_of_heads(heads, x.shape[0] * x.shape[1] ** 2)
         if groups == 1:
             return self.graphs.get(Layer, self.blocks[0], name="layer")
-        inputs = self.graphs.get(AttentionInputs, self.blocks[0], name="queries, keys and values")
+        queries_keys_values = self.graphs.get(AttentionInputs, self.blocks[0], name="queries, keys and values")
         attention = self.graphs.get(HeadGroup, heads, groups, name="attention")
         rest = self.graphs.get(AfterAttention, self.blocks[0], name="rest of a layer")
 
-        def layer(x: Tensor, timestep: Tensor, modulations: Tensors, context: Tensors, weights: Weights) -> Tensor:
-            qkv = inputs(x, timestep, modulations, weights)
+        def layer(x: Tensor, timestep: Tensor, inputs: LayerInputs, weights: Weights) -> Tensor:
+            qkv = queries_keys_values(x, timestep, inputs, weights)
             attended = tuple(attention(*qkv, Tensor([group], ms.int32)) for group in range(groups))
-            return rest(x, mutable(attended), timestep, modulations, context, weights)
+            return rest(x, mutable(attended), timestep, inputs, weights)
 
         return layer
 
 
-def _as_inputs(weights: Weights) -> Weights:
+def as_inputs(weights: Weights) -> Weights:
     """Tensors that share the memory of parameters: a graph takes those as inputs, and a Parameter as a constant."""
 
     def tensors(value: Any) -> Any:

@@ -46,7 +46,7 @@ class EditingPipeline(VQDiffusionPipeline):
 
     def _sampled(self, call: Call, texts: Texts, known: Optional[KnownCodes] = None) -> Tensor:
         """The codes of a call, (batch, pixels) int32."""
-        conditioning = self.denoiser.condition(*self.encode(texts), texts.weights)
+        conditioning = self.denoiser.condition(*self.encode_texts(texts), texts.weights)
         for _, x_t in self.sample(call, conditioning, known):
             codes = x_t
         return codes

@@ -144,7 +144,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
         call, texts = self.prepare_text(**{name: value for name, value in locals().items() if name in DEFAULTS})
-        text_embeddings, null_embeddings = self.encode(texts)
+        text_embeddings, null_embeddings = self.encode_texts(texts)
         conditioning = self.denoiser.condition(text_embeddings, null_embeddings, texts.weights)
         for _, x_t in self.sample(call, conditioning):
             codes = x_t
@@ -167,7 +167,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         own, null = self._texts(
             prompt, do_classifier_free_guidance, negative_prompt, prompt_embeds, negative_prompt_embeds
         )
-        embeddings, null_embeddings = self.encode(Texts(own, null, num_images_per_prompt))
+        embeddings, null_embeddings = self.encode_texts(Texts(own, null, num_images_per_prompt))
         return Tensor(embeddings), None if null is None else Tensor(null_embeddings)
 
     def prepare_text(self, **options: Any) -> tuple[Call, "Texts"]:
@@ -195,7 +195,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
 
     # Text embeddings are small and made once a call: they stay numpy arrays, float32, until the steps need them.
 
-    def encode(self, texts: "Texts") -> tuple[np.ndarray, Optional[np.ndarray]]:
+    def encode_texts(self, texts: "Texts") -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Embeddings of the prompts, and of what guidance steers away from; both as in ``encode_prompt``."""
         embeddings = self._embedded(texts.own).repeat(texts.images_each, axis=0)
         if texts.null is None:

@@ -63,18 +63,17 @@ def draws(
     tables: Optional[dict[float, np.ndarray]] = None,
 ) -> np.ndarray:
     """What the sampler ends with when the network is exact: counts of ``CLEAN_STATES`` among ``count`` draws."""
-    scheduler = VQDiffusionScheduler(CLASSES + 1, timesteps)
-    scheduler.set_timesteps(steps, sampler=sampler, spacing=spacing)
-    cell = sampler.cell(CLASSES, PIXELS)
+    scheduler, cell = VQDiffusionScheduler(CLASSES + 1, timesteps), sampler.cell(CLASSES, PIXELS)
+    nothing_known = Tensor(np.zeros((count, PIXELS), bool))
     x_t = np.full((count, PIXELS), CLASSES, np.int32)
     places = (CLASSES + 1) ** np.arange(PIXELS)[::-1]
     tables = {} if tables is None else tables
-    for (t, s, numbers), time in zip(scheduler.steps(), scheduler.chain):
-        time = time if sampler.is_exact else t
+    for step in scheduler.steps(steps, sampler, spacing):
+        time = step.t if sampler.is_exact else step.timestep
         if time not in tables:
             tables[time] = denoiser(data, scheduler, time)
         p_x_0 = Tensor(tables[time][x_t @ places])
         uniforms = Tensor(sampler.draw_uniforms([rng], count, PIXELS))
-        x_t = cell(p_x_0, Tensor(x_t), numbers, uniforms).asnumpy()
-        assert s != CLEAN or x_t.max() < CLASSES
+        x_t = cell(p_x_0, Tensor(x_t), Tensor(step.parameters), uniforms, nothing_known).asnumpy()
+        assert step.s != CLEAN or x_t.max() < CLASSES
     return np.bincount(x_t @ (CLASSES ** np.arange(PIXELS)[::-1]), minlength=len(CLEAN_STATES))

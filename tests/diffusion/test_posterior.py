@@ -14,7 +14,7 @@ STRONG = dict(alpha_cum_start=0.95, alpha_cum_end=0.05, gamma_cum_start=0.02, ga
 
 @pytest.mark.parametrize("options", [{}, STRONG], ids=["published", "much replacement"])
 @pytest.mark.parametrize("t, s", [(19, 18), (19, 9), (19, CLEAN), (12, 3), (5, 0), (1, 0), (0, CLEAN), (10, 9)])
-def test_a_jump_has_the_exact_posterior(options, t, s, rng):
+def test_a_step_has_the_exact_posterior(options, t, s, rng):
     scheduler = VQDiffusionScheduler(K + 1, T, **options)
     p_x_0 = rng.dirichlet(np.full(K, 0.3), size=(2, K + 1)).clip(1e-12)
     p_x_0 /= p_x_0.sum(-1, keepdims=True)
@@ -23,9 +23,9 @@ def test_a_jump_has_the_exact_posterior(options, t, s, rng):
     p_x_0 = np.exp(log_p.astype(np.float64)).transpose(0, 2, 1)  # what float32 holds of it
     log_p = Tensor(log_p)
     result = np.exp(scheduler.q_posterior(log_p, Tensor(x_t, ms.int32), t, s).asnumpy().astype(np.float64))
-    jump = Tensor(scheduler.schedule.jump(t, s))
+    coefficients = Tensor(scheduler.schedule.transition_coefficients(t, s))
     p = Tensor(p_x_0.astype(np.float32))
-    classes, mask = (each.asnumpy() for each in posterior(p, Tensor(x_t, ms.int32), jump))
+    classes, mask = (each.asnumpy() for each in posterior(p, Tensor(x_t, ms.int32), coefficients))
     for_drawing = np.concatenate((classes, mask), -1)
     for_drawing /= for_drawing.sum(-1, keepdims=True)
     for image in range(2):
@@ -36,7 +36,7 @@ def test_a_jump_has_the_exact_posterior(options, t, s, rng):
             assert result[image, :, state].sum() == pytest.approx(1, abs=2e-6)
 
 
-def test_the_last_jump_is_the_networks_own_prediction(rng):
+def test_the_last_step_is_the_networks_own_prediction(rng):
     scheduler = VQDiffusionScheduler(K + 1, T)
     log_p = np.log(rng.dirichlet(np.ones(K), size=(1, 9))).transpose(0, 2, 1).astype(np.float32)
     x_t = rng.integers(0, K + 1, (1, 9))

@@ -6,8 +6,9 @@ from scipy.stats import chisquare
 
 from mindone_vq import VQDiffusionScheduler
 from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Confidence, Halton, Purity, make_sampler
+from mindone_vq.diffusion.samplers.confidence import TEMPERATURE
 from mindone_vq.diffusion.samplers.halton import halton_places
-from mindone_vq.diffusion.samplers.sampler import LEAVE, gumbel, ranked
+from mindone_vq.diffusion.samplers.sampler import MASKED_SHARE, STEPS_LEFT, gumbel, ranked
 from tests.diffusion.solvable import draws, independent
 
 DRAWS, UNLIKELY = 50_000, 1e-4
@@ -41,38 +42,41 @@ def random_step(rng, sampler, masked, classes=7, pixels=16, batch=3, t=60, s=30,
     x_t = rng.integers(0, classes, (batch, pixels)).astype(np.int32)
     x_t[:, rng.permutation(pixels)[:masked]] = classes
     uniforms = sampler.draw_uniforms([rng], batch, pixels)
-    numbers = sampler.numbers(scheduler.schedule, t, s, left)
+    parameters = sampler.parameters(scheduler.schedule, t, s, left)
     step = ms.jit(sampler.cell(classes, pixels), fullgraph=True)
-    return p, x_t, step(Tensor(p), Tensor(x_t), Tensor(numbers), Tensor(uniforms)).asnumpy(), uniforms
+    nothing_known = np.zeros(x_t.shape, bool)
+    inputs = (Tensor(each) for each in (p, x_t, parameters, uniforms, nothing_known))
+    return p, x_t, step(*inputs).asnumpy(), uniforms
 
 
 @pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if not sampler.is_exact])
 @pytest.mark.parametrize("masked, left, stay", [(16, 30, 5), (11, 30, 5), (4, 5, 4), (4, 4, 3), (1, 1, 0), (0, 1, 0)])
 def test_as_many_are_revealed_as_the_schedule_says_and_no_code_changes(name, masked, left, stay, rng):
     """Of 16 pixels 4.96 are masked at timestep 30; one at least is revealed where steps are short."""
-    _, x_t, x_s, _ = random_step(rng, make_sampler(name, SAMPLERS), masked, left=left)
+    _, x_t, x_s, _ = random_step(rng, make_sampler(name), masked, left=left)
     assert ((x_s == 7).sum(-1) == stay).all()
     assert np.array_equal(x_s[x_t < 7], x_t[x_t < 7])
 
 
-def test_pixels_that_are_not_the_samplers_are_left_and_not_counted(rng):
+def test_known_pixels_are_left_and_not_counted(rng):
     p = Tensor(rng.dirichlet(np.ones(7), (2, 16)).astype(np.float32))
     x_t = np.full((2, 16), 7, np.int32)
     x_t[:, :4] = 3
-    uniforms = Halton().draw_uniforms([rng], 2, 16)
-    uniforms[0, :, :8] = LEAVE
-    numbers = Tensor(np.array([0.25, 1.0], np.float32))
-    x_s = Halton.cell(7, 16)(p, Tensor(x_t), numbers, Tensor(uniforms)).asnumpy()
+    is_known = np.zeros((2, 16), bool)
+    is_known[:, :8] = True
+    uniforms = Tensor(Halton().draw_uniforms([rng], 2, 16))
+    parameters = Tensor(np.array([0.25, 1.0], np.float32))
+    x_s = Halton.cell(7, 16)(p, Tensor(x_t), parameters, uniforms, Tensor(is_known)).asnumpy()
     assert np.array_equal(x_s[:, :8], x_t[:, :8])
     assert ((x_s[:, 8:] == 7).sum(-1) == 2).all()
 
 
 def test_the_noise_on_confidence_falls_with_what_is_masked():
     schedule = VQDiffusionScheduler(8, 100).schedule
-    assert Confidence(temperature=2.0).numbers(schedule, 60, 49, 5).tolist() == pytest.approx(
-        [schedule.masked_share(49), 5, 2 * schedule.masked_share(49)]
-    )
-    assert Confidence(temperature=2.0).numbers(schedule, 60, -1, 1)[2] == 0
+    parameters = Confidence(temperature=2.0).parameters(schedule, 60, 49, 5)
+    share = schedule.masked_share(49)
+    assert parameters[[MASKED_SHARE, STEPS_LEFT, TEMPERATURE]].tolist() == pytest.approx([share, 5, 2 * share])
+    assert Confidence(temperature=2.0).parameters(schedule, 60, -1, 1)[TEMPERATURE] == 0
 
 
 def test_the_scheduler_steps_as_its_sampler_does(rng):
@@ -87,14 +91,13 @@ def test_the_scheduler_steps_as_its_sampler_does(rng):
 def test_the_masked_share_follows_the_schedule(steps, most, rng):
     """However many the steps: few pixels do not run out before many steps end."""
     scheduler, p = VQDiffusionScheduler(8, 100), Tensor(rng.dirichlet(np.ones(7), (2, 16)).astype(np.float32))
-    scheduler.set_timesteps(steps, sampler="halton")
-    x_t = np.full((2, 16), 7, np.int32)
-    for _, s, numbers in scheduler.steps():
-        uniforms = Tensor(scheduler.sampler.draw_uniforms([rng], 2, 16))
-        x_s = scheduler.sampler.cell(7, 16)(p, Tensor(x_t), numbers, uniforms).asnumpy()
+    x_t, nothing_known = np.full((2, 16), 7, np.int32), Tensor(np.zeros((2, 16), bool))
+    for step in scheduler.steps(steps, "halton"):
+        uniforms = Tensor(Halton().draw_uniforms([rng], 2, 16))
+        x_s = Halton.cell(7, 16)(p, Tensor(x_t), Tensor(step.parameters), uniforms, nothing_known).asnumpy()
         shown = (x_t == 7).sum(-1) - (x_s == 7).sum(-1)
         assert (shown <= most).all()
-        assert (np.abs((x_s == 7).sum(-1) - 16 * scheduler.schedule.masked_share(s)) <= 0.51).all()
+        assert (np.abs((x_s == 7).sum(-1) - 16 * scheduler.schedule.masked_share(step.s)) <= 0.51).all()
         x_t = x_s
 
 
@@ -110,11 +113,13 @@ def test_confidence_without_noise_reveals_the_likeliest_draws(rng):
 
 def test_purity_chooses_in_proportion(rng):
     """One of two pixels is revealed: how often the purer one."""
-    classes, count, numbers = 4, 40_000, np.array([0.5, 1.0, 0.0], np.float32)
+    classes, count, parameters = 4, 40_000, np.array([0.5, 1.0, 0.0], np.float32)
     p = np.tile(np.array([[[0.85, 0.05, 0.05, 0.05], [0.25] * 4]], np.float32), (count, 1, 1))
     x_t = Tensor(np.full((count, 2), classes, np.int32))
     uniforms = Tensor(Purity().draw_uniforms([rng], count, 2))
-    x_s = Purity.cell(classes, 2)(Tensor(p), x_t, Tensor(numbers), uniforms).asnumpy()
+    x_s = Purity.cell(classes, 2)(
+        Tensor(p), x_t, Tensor(parameters), uniforms, Tensor(np.zeros((count, 2), bool))
+    ).asnumpy()
     chosen = (x_s[:, 0] < classes).sum()
     assert ((x_s < classes).sum(-1) == 1).all()
     assert chisquare([chosen, count - chosen], [count * 0.85 / 1.1, count * 0.25 / 1.1]).pvalue > UNLIKELY
@@ -149,20 +154,19 @@ def test_ranks_and_noise(rng):
 
 
 def test_a_sampler_is_chosen_by_name_or_given(rng):
-    assert make_sampler("purity", SAMPLERS) == Purity(r=1.0)
-    assert make_sampler(Purity(r=3.0), SAMPLERS).r == 3.0
+    assert make_sampler("purity") == Purity(r=1.0)
+    assert make_sampler(Purity(r=3.0)).r == 3.0
     with pytest.raises(ValueError, match="'euler'.*ancestral, purity, confidence, halton"):
-        make_sampler("euler", SAMPLERS)
+        make_sampler("euler")
     with pytest.raises(TypeError, match="given 3"):
-        make_sampler(3, SAMPLERS)
+        make_sampler(3)
 
 
 def test_only_heuristics_take_more_steps_than_the_model_was_trained_with():
     scheduler = VQDiffusionScheduler(8, 20)
     with pytest.raises(ValueError, match="'ancestral' it must be between 1 and the 20"):
         scheduler.set_timesteps(21)
-    scheduler.set_timesteps(50, sampler="halton")
-    timesteps = [t for t, _, _ in scheduler.steps()]
+    timesteps = [step.timestep for step in scheduler.steps(50, "halton")]
     assert len(timesteps) == 50 and timesteps[0] == 19 and timesteps[-1] == 0
     assert all(a >= b for a, b in zip(timesteps, timesteps[1:]))
 
@@ -173,9 +177,10 @@ def test_purity_chooses_by_what_the_network_says_and_draws_sharper(rng):
     x_t = np.full((draws, 2), 2, np.int32)
     uniforms = Purity().draw_uniforms([rng], draws, 2)
     step = Purity().cell(2, 2)
-    numbers = np.array([0.5, 1.0, r], np.float32)  # half of the pixels stay masked
+    parameters = np.array([0.5, 1.0, r], np.float32)  # half of the pixels stay masked
     tiled = np.broadcast_to(p, (draws, 2, 2)).astype(np.float32)
-    x_s = step(Tensor(tiled), Tensor(x_t), Tensor(numbers), Tensor(uniforms)).asnumpy()
+    inputs = (tiled, x_t, parameters, uniforms, np.zeros((draws, 2), bool))
+    x_s = step(*(Tensor(each) for each in inputs)).asnumpy()
     revealed = x_s < 2
     assert (revealed.sum(1) == 1).all()
     chosen = p.max(1) / p.max(1).sum()  # 0.6 and 0.4; by the sharpened ones 0.545 and 0.455

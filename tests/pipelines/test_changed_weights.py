@@ -55,7 +55,7 @@ def pictures(pipe):
 def run(pipe):
     """Codes, pictures, and what the encoder makes of a picture: every graph."""
     codes, images = pictures(pipe)
-    return codes, images, pipe.encode((images * 255).round().astype(np.uint8))
+    return codes, images, pipe.encode_pictures((images * 255).round().astype(np.uint8))
 
 
 @pytest.fixture(params=["one graph", "layer by layer", pytest.param("heads in groups", marks=pytest.mark.slow)])

@@ -18,11 +18,12 @@ def new_graphs(pipe, *prompts, **options) -> int:
     return compiled_graphs() - before
 
 
-def test_only_shapes_and_guidance_on_or_off_compile(pipe):
+def test_only_shapes_and_guidance_and_truncation_on_or_off_compile(pipe):
     assert new_graphs(pipe, "a ring", guidance_scale=2.0) == 4  # text encoder, conditioning, step, decoder
     assert new_graphs(pipe, "a large ring", guidance_scale=2.0) == 0
     assert new_graphs(pipe, "a ring", guidance_scale=7.5) == 0
-    assert new_graphs(pipe, "a ring", truncation_rate=0.86) == 0
+    assert new_graphs(pipe, "a ring", truncation_rate=0.86) == 1  # the step with truncation
+    assert new_graphs(pipe, "a ring", truncation_rate=0.5) == 0
     assert new_graphs(pipe, "a ring", num_inference_steps=10) == 0
     assert new_graphs(pipe, "a ring", generator=99) == 0
     assert new_graphs(pipe, "a ring", negative_prompt="a circle") == 0

@@ -16,7 +16,7 @@ from mindone_vq import (
     VQModel,
 )
 from mindone_vq.demo import MODEL
-from mindone_vq.pipelines.graphs import CompiledGraph
+from mindone_vq.pipelines.compilation import CompiledGraph
 from tests.tiny_pipeline import random_pipeline, random_weights
 
 PROMPT = "a large red circle on a white background"
@@ -58,7 +58,7 @@ def test_pixels_outside_the_mask_are_the_originals(resample, sampler, inpaint, r
     array = inpaint(image, half(), PROMPT, output_type="np", **options)[0]
     assert np.array_equal(array[0][:, :6], np.asarray(image, np.float32)[:, :6] / 255)
     codes = inpaint(image, half(), PROMPT, output_type="latent", **options)[0].asnumpy().reshape(6, 6)
-    known = inpaint.encode(np.asarray(image)[None]).reshape(6, 6)
+    known = inpaint.encode_pictures(np.asarray(image)[None]).reshape(6, 6)
     assert np.array_equal(codes[:, :3], known[:, :3])
 
 
@@ -75,7 +75,7 @@ def test_known_codes_are_as_noisy_as_the_rest(sampler, inpaint, rng):
     options = dict(output_type="latent", num_inference_steps=5, sampler=sampler)
     inpaint(images, half(), [PROMPT] * 60, callback_on_step_end=see, **options)
     schedule = inpaint.scheduler.schedule
-    expected = [schedule.masked_share(s) for s in inpaint.scheduler.chain[1:]]
+    expected = [schedule.masked_share(step.s) for step in inpaint.scheduler.steps(5, sampler)]
     assert np.abs(np.array(seen) - np.array(expected)[:, None]).max() < 0.05 and seen[-1] == [0, 0]
     if sampler == "confidence":  # which counts
         assert np.array_equal(counts, np.floor(18 * np.array(expected) + 0.5)[:, None].repeat(60, 1))
@@ -85,15 +85,15 @@ def test_resampling_goes_back_between(inpaint, rng, monkeypatch):
     """Each step but its last time; and what it went back to is what is gone on with."""
     jumps = []
 
-    def renoise(x_s, s, t, generator):
+    def forward_jump(x_s, s, t, generator):
         jumps.append((round(s), round(t)))
         return Tensor(np.full_like(x_s.asnumpy(), 5))
 
-    monkeypatch.setattr(inpaint.scheduler, "renoise", renoise)
+    monkeypatch.setattr(inpaint.scheduler, "forward_jump", forward_jump)
     options = dict(resample=3, sampler="halton", output_type="latent", **STEPS)
     codes = inpaint(picture(rng), half(), PROMPT, **options)[0].asnumpy().reshape(6, 6)
-    chain = [round(t) for t in inpaint.scheduler.chain]
-    assert jumps == [(s, t) for t, s in zip(chain, chain[1:]) for _ in range(2)]
+    steps = inpaint.scheduler.steps(STEPS["num_inference_steps"], "halton")
+    assert jumps == [(round(step.s), round(step.t)) for step in steps for _ in range(2)]
     assert (codes[:, 3:] == 5).all()  # a sampler that reveals keeps what it finds
 
 
@@ -111,7 +111,7 @@ def test_a_mask_of_nothing_returns_the_picture(inpaint, rng):
 @pytest.mark.parametrize("sampler", ["ancestral", "purity", "confidence", "halton"])
 def test_strength_goes_from_the_picture_to_the_prompt(sampler, tiny, img2img, rng):
     image, options = picture(rng), dict(output_type="latent", sampler=sampler, **STEPS)
-    known = img2img.encode(np.asarray(image)[None])
+    known = img2img.encode_pictures(np.asarray(image)[None])
     assert np.array_equal(img2img(image, PROMPT, strength=0.0, **options)[0].asnumpy(), known)
     expected = tiny(PROMPT, **options)[0].asnumpy()
     assert np.array_equal(img2img(image, PROMPT, strength=1.0, **options)[0].asnumpy(), expected)
@@ -121,7 +121,7 @@ def test_strength_goes_from_the_picture_to_the_prompt(sampler, tiny, img2img, rn
 
 def test_variations_need_no_prompt(img2img, rng):
     images = [picture(rng), picture(rng)]
-    known = img2img.encode(np.stack([np.asarray(image) for image in images]))
+    known = img2img.encode_pictures(np.stack([np.asarray(image) for image in images]))
     varied = img2img.variations(images, strength=0.4, output_type="latent", **STEPS)[0].asnumpy()
     assert varied.shape == known.shape and 0 < (varied == known).mean() < 1
     assert np.array_equal(
@@ -211,7 +211,7 @@ def test_codes_that_the_transformer_does_not_know_are_read_as_class_0(rng):
     table.set_data(Tensor(table.asnumpy()[order]))
     own = big.quantize(latents)[2].asnumpy().reshape(20, 36)
     assert (own == 12).any() and (own == 13).any() and (own == 0).any()
-    codes = pipe.encode(images)
+    codes = pipe.encode_pictures(images)
     assert np.array_equal(codes, np.where(own < 12, own, 0))
     kept = pipe(list(images), half(), [PROMPT] * 20, output_type="latent", **STEPS)[0].asnumpy().reshape(20, 6, 6)
     assert np.array_equal(kept[:, :, :3], codes.reshape(20, 6, 6)[:, :, :3])

@@ -9,7 +9,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from mindone_vq import Transformer2DModel, VQDiffusionPipeline, VQDiffusionScheduler
-from mindone_vq.pipelines.graphs import CompiledGraph
+from mindone_vq.pipelines.compilation import CompiledGraph
 from tests.shapes32_model import MODEL
 from tests.tiny_pipeline import random_pipeline
 

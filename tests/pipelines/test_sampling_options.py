@@ -47,7 +47,9 @@ def test_settings_within_a_sampler_compile_nothing():
         assert new_graphs(pipe, "a ring", sampler=sampler) == 1  # the step
         assert new_graphs(pipe, "a ring", sampler=other, spacing="cosine", num_inference_steps=7) == 0
     assert new_graphs(pipe, "a ring") == 0  # the first sampler's step is still there
-    assert new_graphs(pipe, "a ring", guidance_schedule="linear", top_k=3) == 0
+    assert new_graphs(pipe, "a ring", guidance_schedule="linear") == 0
+    assert new_graphs(pipe, "a ring", top_k=3) == 1
+    assert new_graphs(pipe, "a ring", top_k=5) == 0
     assert new_graphs(pipe, "a ring", guidance_schedule=(0.2, 0.7)) == 0
 
 
