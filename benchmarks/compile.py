@@ -31,8 +31,8 @@ from turns import Parts, Worker, gigabytes, spread, table
 TARGETS = {"layers": "CPU", "whole": "Ascend"}
 
 
-def build(form: str, layers: int) -> tuple[Any, Any, dict[str, Any]]:
-    """The transformer, its weights zeros, and the chain; x_t and the settings of a draw."""
+def build(form: str, layers: int) -> tuple[Any, dict[str, Any]]:
+    """The transformer, its weights zeros; x_t, the texts, the step, its uniforms and which pixels are known."""
     import mindspore as ms
     from mindspore import Tensor
     from mindspore.nn.utils import no_init_parameters
@@ -49,39 +49,40 @@ def build(form: str, layers: int) -> tuple[Any, Any, dict[str, Any]]:
         assign(parameter, np.zeros(parameter.shape, np.float32), ms.float32)  # no memory until it is written to
     scheduler = VQDiffusionScheduler(sizes["num_vector_embeds"])
     x_t, text = denoise_step.inputs(sizes)
-    uniforms = np.random.default_rng(0).random(x_t.shape, dtype=np.float32)
-    settings = (
-        scheduler.jump(denoise_step.TIMESTEP),
-        Tensor([denoise_step.SCALE], ms.float32),
-        Tensor([denoise_step.RATE], ms.float32),
-        Tensor(uniforms),
+    inputs = dict(
+        x_t=Tensor(x_t.astype(np.int32)),
+        text=text,
+        step=next(step for step in scheduler.steps(100) if step.t == denoise_step.TIMESTEP),
+        uniforms=np.random.default_rng(0).random((1, *x_t.shape), dtype=np.float32),
+        is_known=np.zeros(x_t.shape, bool),
     )
-    inputs = dict(x_t=Tensor(x_t.astype(np.int32)), text=Tensor(text), settings=settings)
-    return transformer, scheduler, inputs
+    return transformer, inputs
 
 
 def by_layers(layers: int) -> Parts:
-    from mindone_vq.diffusion.samplers import Ancestral
-    from mindone_vq.pipelines import graphs
-    from mindone_vq.pipelines.denoising import make_step
+    from mindone_vq.diffusion.options import SamplingOptions
+    from mindone_vq.pipelines import compilation
+    from mindone_vq.pipelines.denoising import Denoiser
 
-    transformer, _, inputs = build("layers", layers)
-    cache, made = graphs.GraphCache(), []
+    transformer, inputs = build("layers", layers)
+    denoiser, made = Denoiser(transformer, compilation.GraphCache()), []
     calls: dict[str, list[float]] = {}
 
-    def timed(graph: graphs.CompiledGraph, *tensors: Any) -> Any:
+    def timed(graph: compilation.CompiledGraph, *tensors: Any) -> Any:
         began = time.perf_counter()
         output = call(graph, *tensors)
         calls.setdefault(graph.name, []).append(time.perf_counter() - began)
         return output
 
-    call, graphs.CompiledGraph.__call__ = graphs.CompiledGraph.__call__, timed
+    call, compilation.CompiledGraph.__call__ = compilation.CompiledGraph.__call__, timed
 
     def make() -> None:
-        made[:] = [make_step(cache, transformer, Ancestral.cell, 2, inputs["text"])]
+        null, text = inputs["text"]
+        options = SamplingOptions(100, denoise_step.SCALE, denoise_step.RATE)
+        made[:] = [denoiser.step(denoiser.condition(text, null), options)]
 
     def step() -> int:
-        return checksum(made[0](inputs["x_t"], denoise_step.TIMESTEP, *inputs["settings"]))
+        return checksum(made[0](*(inputs[name] for name in ("x_t", "step", "uniforms", "is_known"))))
 
     def again() -> float:
         make()
@@ -93,22 +94,28 @@ def by_layers(layers: int) -> Parts:
 
 def arguments_of_whole(layers: int) -> tuple[Any, tuple]:
     """The cell and what it takes."""
-    import mindspore as ms
-    from mindspore import Tensor
+    from mindspore import Tensor, mutable
 
     from mindone_vq.diffusion.samplers import Ancestral
     from mindone_vq.nn.device import built_for
-    from mindone_vq.pipelines.denoising import TextDenoisingStep
+    from mindone_vq.pipelines.denoising import DenoisingStep
 
-    transformer, scheduler, inputs = build("whole", layers)
+    transformer, inputs = build("whole", layers)
     with built_for("Ascend"):
-        cell = TextDenoisingStep(transformer, Ancestral.cell, 2).set_train(False)
+        cell = DenoisingStep(transformer, 2, Ancestral.cell, "rate").set_train(False)
     dim = denoise_step.SIZES["num_attention_heads"] * denoise_step.SIZES["attention_head_dim"]
-    text = layers, 2, denoise_step.LENGTH, dim
-    modulation = layers, scheduler.num_train_timesteps, 2, dim
-    said = [np.zeros(shape, np.float32) for shape in (text, text, modulation, modulation)]
-    timestep = Tensor([denoise_step.TIMESTEP], ms.int32)
-    return cell, (inputs["x_t"], timestep, *map(Tensor, said), *inputs["settings"])
+    keys, table = np.zeros((2, denoise_step.LENGTH, dim), np.float32), np.zeros((100, 2 * dim), np.float32)
+    layer = tuple((Tensor(each), Tensor(each)) for each in (table, keys))
+    arrays = (
+        np.int32([denoise_step.TIMESTEP]),
+        np.float32([denoise_step.SCALE]),
+        np.float32([denoise_step.RATE]),
+        inputs["step"].parameters,
+        inputs["uniforms"],
+        inputs["is_known"],
+    )
+    timestep, *rest = map(Tensor, arrays)
+    return cell, (inputs["x_t"], timestep, mutable((layer,) * layers), *rest)
 
 
 def whole(layers: int) -> Parts:

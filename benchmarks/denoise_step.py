@@ -34,12 +34,12 @@ LENGTH, SCALE, RATE, TIMESTEP, SPREAD = 77, 5.0, 0.86, 50, 0.02
 
 
 def inputs(sizes: dict, batch: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """x_t, half of it masked; text embeddings, every token of length 1, the null text first."""
+    """x_t, half of it masked; text embeddings (2, batch, ...), every token of length 1, the null text first."""
     rng = np.random.default_rng(0)
     mask = sizes["num_vector_embeds"] - 1
     x_t = rng.integers(0, mask, (batch, sizes["sample_size"] ** 2))
     x_t[:, ::2] = mask
-    text = rng.standard_normal((2 * batch, LENGTH, sizes["cross_attention_dim"]), dtype=np.float32)
+    text = rng.standard_normal((2, batch, LENGTH, sizes["cross_attention_dim"]), dtype=np.float32)
     return x_t, text / np.linalg.norm(text, axis=-1, keepdims=True)
 
 
@@ -50,10 +50,9 @@ def ours(sizes: dict, batch: int = 1) -> Parts:
 
     from mindone_vq import Transformer2DModel, VQDiffusionScheduler
     from mindone_vq.diffusion.guidance import guide
-    from mindone_vq.diffusion.samplers import Ancestral
-    from mindone_vq.diffusion.sampling import draw_uniforms
-    from mindone_vq.pipelines import denoising
-    from mindone_vq.pipelines.graphs import Draw, GraphCache
+    from mindone_vq.diffusion.options import SamplingOptions
+    from mindone_vq.pipelines.compilation import GraphCache
+    from mindone_vq.pipelines.denoising import Denoiser, sample_step
     from mindone_vq.weights.store import assign
 
     with no_init_parameters():
@@ -62,26 +61,27 @@ def ours(sizes: dict, batch: int = 1) -> Parts:
     for parameter in transformer.get_parameters():
         values = rng.standard_normal(parameter.shape, dtype=np.float32) * np.float32(SPREAD)
         assign(parameter, values + 1 if parameter.name.endswith("gamma") else values, ms.float32)
-    scheduler, graphs = VQDiffusionScheduler(sizes["num_vector_embeds"]), GraphCache()
-    codes, text = inputs(sizes, batch)
-    x_t = Tensor(codes.astype(np.int32))
-    step = denoising.make_step(graphs, transformer, Ancestral.cell, 2, Tensor(text))
-    scale, rate = Tensor([SCALE], ms.float32), Tensor([RATE], ms.float32)
-    generator = np.random.default_rng(2)
+    scheduler, options = VQDiffusionScheduler(sizes["num_vector_embeds"]), SamplingOptions(100, SCALE, RATE)
+    codes, (null, text) = inputs(sizes, batch)
+    x_t, is_known = Tensor(codes.astype(np.int32)), np.zeros(codes.shape, bool)
+    denoiser, generator = Denoiser(transformer, GraphCache()), np.random.default_rng(2)
+    denoise = denoiser.step(denoiser.condition(text, null), options)
+    step = next(step for step in scheduler.steps(100) if step.t == TIMESTEP)
 
-    def settings() -> list[Tensor]:
-        return [scheduler.jump(TIMESTEP), scale, rate, Tensor(draw_uniforms([generator], *x_t.shape))]
+    def uniforms() -> np.ndarray:
+        return options.sampler.draw_uniforms([generator], *x_t.shape)
 
-    class GuideAndDraw(nn.Cell):
+    class GuideAndSample(nn.Cell):
         def __init__(self):
             super().__init__(auto_prefix=False)
-            self.draw = Draw(Ancestral.cell(sizes["num_vector_embeds"] - 1, x_t.shape[1]))
+            self.sample = sample_step(transformer, options.sampler.cell, options.truncation)
 
-        def construct(self, hidden_states, logits, x_t, jump, guidance_scale, *settings):
+        def construct(self, hidden_states, logits, guidance_scale, *inputs):
             null, conditional = ops.chunk(hidden_states, 2, axis=0)
-            return guide(null, (conditional,), guidance_scale), self.draw(logits, x_t, jump, *settings)
+            return guide(null, (conditional,), guidance_scale), self.sample(logits, *inputs)
 
-    draw = ms.jit(GuideAndDraw(), fullgraph=True)
+    sample = ms.jit(GuideAndSample(), fullgraph=True)
+    scale, rate, parameters = (Tensor(each) for each in (np.float32([SCALE]), np.float32([RATE]), step.parameters))
 
     @functools.cache  # made when first asked for: the memory of the step alone is measured before
     def drawn_from() -> list[Tensor]:
@@ -91,8 +91,10 @@ def ours(sizes: dict, batch: int = 1) -> Parts:
 
     products = functools.lru_cache(maxsize=None)(lambda: _products(sizes))
     return {
-        "step": lambda: wait(step(x_t, TIMESTEP, *settings())),
-        "guidance, truncation, posterior, draw": lambda: wait(draw(*drawn_from(), x_t, *settings())[1]),
+        "step": lambda: wait(denoise(x_t, step, uniforms(), is_known)),
+        "guidance, truncation, posterior, draw": lambda: wait(
+            sample(*drawn_from(), scale, x_t, rate, parameters, Tensor(uniforms()), Tensor(is_known))[1]
+        ),
         "matrix products of one layer": lambda: wait(products()()),
     }
 
@@ -168,7 +170,7 @@ def theirs(sizes: dict, kind: str) -> Parts:
     scheduler = VQDiffusionScheduler(num_vec_classes=sizes["num_vector_embeds"])
     scheduler.set_timesteps(100)
     codes, text = inputs(sizes)
-    x_t, text = torch.tensor(codes), torch.tensor(text).to(dtype)
+    x_t, text = torch.tensor(codes), torch.tensor(text).flatten(0, 1).to(dtype)
     generator = torch.Generator().manual_seed(0)
 
     def step() -> None:

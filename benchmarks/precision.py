@@ -9,8 +9,8 @@ reads them.
 """
 
 import argparse
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
@@ -20,25 +20,21 @@ from turns import table
 from mindone_vq import VQDiffusionPipeline
 from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import Share, random_prompts, score
-from mindone_vq.diffusion.samplers import Ancestral
-from mindone_vq.diffusion.sampling import draw_uniforms, make_generators
-from mindone_vq.pipelines.denoising import make_step
-from mindone_vq.pipelines.graphs import GraphCache
+from mindone_vq.diffusion.options import SamplingOptions
+from mindone_vq.diffusion.sampling import make_generators
+from mindone_vq.diffusion.steps import Step
 
 
 @dataclass
 class Side:
-    """A pipeline in one type, its step for the prompts, and where its chain is."""
+    """A pipeline in one type, its step for the prompts, and its codes so far."""
 
     pipe: VQDiffusionPipeline
-    step: Any
-    scale: Tensor
-    rate: Tensor
-    x_t: Tensor = field(default=None)
+    denoise: Callable[..., Tensor]
+    x_t: Tensor
 
-    def take(self, x_t: Tensor, timestep: int, uniforms: np.ndarray) -> Tensor:
-        jump = self.pipe.scheduler.jump(timestep)
-        return self.step(x_t, timestep, jump, self.scale, self.rate, Tensor(uniforms))
+    def take(self, x_t: Tensor, step: Step, uniforms: np.ndarray) -> Tensor:
+        return self.denoise(x_t, step, uniforms, np.zeros(x_t.shape, bool))
 
     def pixels(self, codes: Tensor) -> np.ndarray:
         """(batch, H, W, 3), 0 to 255."""
@@ -47,13 +43,10 @@ class Side:
 
 def make_side(dtype: ms.Type, prompts: list[str], steps: int) -> Side:
     pipe = VQDiffusionPipeline.from_pretrained(MODEL, mindspore_dtype=dtype)
-    pipe.scheduler.set_timesteps(steps)
-    scale, rate = pipe.default_settings["guidance_scale"], pipe.default_settings["truncation_rate"]
-    embeddings, null = (each.asnumpy() for each in pipe.encode_prompt(prompts))
-    told = Tensor(np.concatenate((null.repeat(len(embeddings) // len(null), axis=0), embeddings)), dtype)
-    step = make_step(GraphCache(), pipe.transformer, Ancestral.cell, 2, told)
+    conditioning = pipe.denoiser.condition(*(each.asnumpy() for each in pipe.encode_prompt(prompts)))
+    denoise = pipe.denoiser.step(conditioning, SamplingOptions(steps, **pipe.default_settings))
     masked = np.full((len(prompts), pipe.transformer.num_latent_pixels), pipe.scheduler.mask_class, np.int32)
-    return Side(pipe, step, Tensor([scale], ms.float32), Tensor([rate], ms.float32), Tensor(masked))
+    return Side(pipe, denoise, Tensor(masked))
 
 
 def share(hits: np.ndarray) -> str:
@@ -75,19 +68,18 @@ def main() -> None:
     scenes, prompts = random_prompts(np.random.default_rng(options.seed), options.count, options.count // 2)
     full, half = (make_side(dtype, prompts, options.steps) for dtype in (ms.float32, ms.float16))
 
-    mask, generators = (
-        full.pipe.scheduler.mask_class,
-        make_generators([options.seed + i for i in range(options.count)], options.count),
-    )
+    scheduler, sampler = full.pipe.scheduler, SamplingOptions().sampler
+    generators = make_generators([options.seed + i for i in range(options.count)], options.count)
     all_codes, new_codes = [], []
-    for i, timestep in enumerate(full.pipe.scheduler.chain[:-1]):
-        uniforms = draw_uniforms(generators, *full.x_t.shape)
-        before, after = full.x_t, full.take(full.x_t, timestep, uniforms)
+    for i, step in enumerate(scheduler.steps(options.steps)):
+        uniforms = sampler.draw_uniforms(generators, *full.x_t.shape)
+        before, after = full.x_t, full.take(full.x_t, step, uniforms)
         if i % options.every == 0:
-            same = after.asnumpy() == half.take(before, timestep, uniforms).asnumpy()
+            same = after.asnumpy() == half.take(before, step, uniforms).asnumpy()
             all_codes.append(same.ravel())
+            mask = scheduler.mask_class
             new_codes.append(same[(before.asnumpy() == mask) & (after.asnumpy() != mask)])
-        half.x_t, full.x_t = half.take(half.x_t, timestep, uniforms), after
+        half.x_t, full.x_t = half.take(half.x_t, step, uniforms), after
 
     pictures = {"float32": full.pixels(full.x_t), "float16": half.pixels(half.x_t)}
     same = full.x_t.asnumpy() == half.x_t.asnumpy()
