@@ -44,12 +44,10 @@ def text_parser(description: str, output: str, sampler: bool = True) -> argparse
 
 
 def call_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What a text pipeline is called with, as ``text_parser`` has it."""
-    settings = {"num_inference_steps": options.steps}
-    for name in ("guidance_scale", "truncation_rate", "sampler", "spacing"):
-        if hasattr(options, name):
-            settings[name] = getattr(options, name)
-    return settings
+    """The arguments of a text pipeline's call that are given in ``options``, as ``text_parser`` has them."""
+    names = ("guidance_scale", "truncation_rate", "sampler", "spacing")
+    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    return {"num_inference_steps": options.steps, **given}
 
 
 def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type:

@@ -32,6 +32,7 @@ ALLOWED = {
         "weights",
         "pipelines",
     },  # and the package's public names
+    "batch": {"text", "weights", "pipelines"},
     "demo": set(),
     "doctor": {"weights", "pipelines", "demo", "__version__"},  # and the package's public names
 }

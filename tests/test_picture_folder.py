@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mindone_vq.pipelines.picture_folder import KEY, Picture, PictureFolder, describe, plan
+from mindone_vq.batch import KEY, Picture, PictureFolder, describe, plan
 from mindone_vq.text.prompts import Prompt
 
 SETTINGS = {"weights": "0123", "num_inference_steps": 5, "guidance_scale": 2.0}
@@ -100,14 +100,14 @@ def test_workers_that_finish_together_leave_one_manifest(image, tmp_path, monkey
         ({"dtype": "float16"}, "dtype None instead of 'float16'"),
         ({"pictures": [Picture("a dog", 7, "cat.png")]}, "prompt 'ein Kätzchen ☃' instead of 'a dog'"),
         ({"pictures": [Picture("ein Kätzchen ☃", 8, "cat.png")]}, "seed 7 instead of 8"),
-        ({"pictures": PICTURES[:1]}, "it is not among the pictures asked for"),
+        ({"pictures": PICTURES[:1]}, "is not one of the planned pictures"),
     ],
 )
 def test_other_pictures_are_refused(changes, said, image, tmp_path):
     folder(tmp_path).save(1, image)
     with pytest.raises(ValueError) as caught:
         folder(tmp_path, **changes).done()
-    assert str(caught.value).startswith(f"{tmp_path / 'pictures/cat.png'} is there, and it ")
+    assert str(caught.value).startswith(f"{tmp_path / 'pictures/cat.png'} exists, but ")
     assert said in str(caught.value)
     assert folder(tmp_path).done() == {1}
 
@@ -127,7 +127,7 @@ def test_a_picture_that_does_not_say_how_it_was_made_is_refused(content, image, 
         text = PngInfo()
         text.add_text("Title" if content == "no description" else KEY, "[1]" if content == "no object" else "{")
         image.save(path, pnginfo=text)
-    with pytest.raises(ValueError, match=r"cat\.png is there, and it does not say how it was made"):
+    with pytest.raises(ValueError, match=r"cat\.png exists, but contains no description"):
         folder(tmp_path).done()
 
 
