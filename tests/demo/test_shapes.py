@@ -27,7 +27,7 @@ def pixels(scene, rng):
 
 
 def test_the_oracle_reads_what_was_drawn(rng):
-    scenes = [random_scene(rng, held_out=None) for _ in range(1000)]
+    scenes = [random_scene(rng, held_out=None) for _ in range(400)]
     right = [read(pixels(scene, rng)) == scene for scene in scenes]
     assert np.mean(right) >= 0.995
 
@@ -38,14 +38,14 @@ def test_the_oracle_reads_every_single_shape(rng):
 
 
 def test_the_oracle_reads_pictures_that_are_a_little_wrong(rng):
-    """As generated pictures are: noise, and a speck."""
+    """Noise and a speck, as in generated pictures."""
     right = 0
-    for _ in range(200):
+    for _ in range(60):
         scene = random_scene(rng, held_out=None)
         x = pixels(scene, rng).astype(float) + rng.normal(0, 12, (64, 64, 3))
         x[2:5, 2:5] = 255 - x[2:5, 2:5]
         right += read(x.clip(0, 255).astype(np.uint8)) == scene
-    assert right >= 190
+    assert right >= 57
 
 
 def test_what_shows_no_scene_is_read_as_none(rng):
