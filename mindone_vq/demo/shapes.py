@@ -214,30 +214,29 @@ def _read_shape(x: np.ndarray, part: np.ndarray, ground: tuple[int, int, int]) -
     towards = np.subtract(COLOURS[colour], ground)
     half = ((x - ground) * towards).sum(-1) * 2 > (towards**2).sum()
     part = part & half if (part & half).any() else part
-    middle, best, found = _middle(part), -1.0, ("", "")
-    for size, kind, template in _templates():
-        shift = np.round(middle - _middle(template)).astype(int)
-        for extra in itertools.product((-1, 0, 1), repeat=2):
-            moved = np.roll(template, tuple(shift + extra), (0, 1))
-            overlap = (moved & part).sum() / (moved | part).sum()
-            if overlap > best:
-                best, found = overlap, (size, kind)
-    return Shape(found[0], colour, found[1])
+    overlaps = []
+    for _, _, masks in _templates():
+        moved = np.roll(part, tuple(np.round(_middle(masks[4]) - _middle(part)).astype(int)), (0, 1))
+        overlaps.append(((masks & moved).sum((1, 2)) / (masks | moved).sum((1, 2))).max())
+    size, kind, _ = _templates()[int(np.argmax(overlaps))]
+    return Shape(size, colour, kind)
 
 
 @functools.lru_cache(maxsize=1)
 def _templates() -> list[tuple[str, str, np.ndarray]]:
-    """Every size and kind, with the mask of the shape in the middle of a picture."""
+    """Every size and kind, with masks (9, SIDE, SIDE): the shape in the middle, and moved by up to one pixel."""
     ground = BACKGROUNDS["black"]
-    masks = []
+    templates = []
     half = np.abs(np.subtract(COLOURS["yellow"], ground)).sum() / 2
     for size, kind in itertools.product(RADII, KINDS):
         image = Image.new("RGB", (SIDE * OVERSAMPLING,) * 2, ground)
         middle = SIDE * OVERSAMPLING / 2
         _draw_shape(ImageDraw.Draw(image), Shape(size, "yellow", kind), middle, middle, ground)
         small = np.asarray(image.resize((SIDE, SIDE), Image.LANCZOS)).astype(np.int32)
-        masks.append((size, kind, np.abs(small - ground).sum(-1) > half))
-    return masks
+        mask = np.abs(small - ground).sum(-1) > half
+        shifts = itertools.product((-1, 0, 1), repeat=2)
+        templates.append((size, kind, np.stack([np.roll(mask, shift, (0, 1)) for shift in shifts])))
+    return templates
 
 
 def _middle(mask: np.ndarray) -> np.ndarray:
