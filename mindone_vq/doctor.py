@@ -142,7 +142,11 @@ def _folder(name: str, folder: Path, variable: str) -> Finding:
 def packages() -> Iterator[Finding]:
     """The required packages, imported; the optional packages; the cache for downloads."""
     from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
 
+    python = metadata.metadata("mindone_vq")["Requires-Python"]
+    if not SpecifierSet(python).contains(platform.python_version()):
+        yield Finding("Python version", platform.python_version(), f"use Python {python}")
     for requirement in map(Requirement, metadata.requires("mindone_vq") or ()):
         if requirement.marker is None and requirement.name != "mindspore":  # which has its own check
             yield from run_check(requirement.name, partial(_required, requirement), f'pip install "{requirement}"')

@@ -79,12 +79,20 @@ def test_a_graph_that_was_not_compiled_is_no_success():
         audit({"nothing": (lambda dtype: None, [ms.float32])})
 
 
-def test_an_error_in_building_a_graph_is_not_swallowed():
+@pytest.mark.parametrize("before", [False, True])
+def test_an_error_in_building_a_graph_is_not_swallowed(before):
+    """Nor after another graph that compiled."""
+
     def broken(x):
         raise ValueError("no such network")
 
+    def compile_graphs(dtype):
+        if before:
+            of(ops.exp)(dtype)
+        of(broken)(dtype)
+
     with pytest.raises(Exception, match="no such network"):
-        audited(broken)
+        audit({"a graph": (compile_graphs, [ms.float32])})
 
 
 def test_a_graph_that_cannot_run_here_is_read(capsys):

@@ -118,6 +118,8 @@ def test_packages_missing_old_or_broken(monkeypatch, modules):
         "no_such_package": 'pip install "no_such_package>=2"',
     }
     assert findings["pillow"].value == "OSError: bad file"
+    monkeypatch.setattr("platform.python_version", lambda: "3.13.1")
+    assert found(doctor.packages)["Python version"].advice == "use Python >=3.9,<3.13"
     assert findings["no_such_package"].value.startswith("PackageNotFoundError")
     assert findings["tqdm"].value == metadata.version("tqdm")
     assert "torch 2." in findings["optional"].value
