@@ -51,16 +51,16 @@ def with_python(x):
 
 
 @pytest.mark.parametrize(
-    "operation, primitive, said",
+    "operation, primitive, message",
     [
         (in_float64, "Cast", "float64"),
         (ops.cholesky, "Cholesky", "not known to be on Ascend"),
         (ops.nonzero, "NonZero", "shape is unknown"),
     ],
 )
-def test_what_does_not_belong_on_ascend_is_named(operation, primitive, said):
+def test_what_does_not_belong_on_ascend_is_named(operation, primitive, message):
     _, wrong = audited(operation)
-    assert any("a graph, float32" in each and primitive in each and said in each for each in wrong), wrong
+    assert any("a graph, float32" in each and primitive in each and message in each for each in wrong), wrong
 
 
 def test_python_inside_a_graph_is_named():
@@ -208,14 +208,6 @@ def test_shipped_graphs_pass():
     assert wrong == []
     assert {"BatchMatMul", "LayerNorm", "Softmax", "Gather"} <= set(rows)
     assert all(row.evidence != "none" for row in rows.values())
-
-
-@pytest.mark.slow
-def test_a_shipped_graph_that_was_spoiled_is_named(monkeypatch):
-    monkeypatch.setattr("mindone_vq.pipelines.graphs.probabilities", in_float64)
-    name = "denoising step, unconditional"
-    _, wrong = audit({name: (GRAPHS[name][0], [ms.float32])})
-    assert any(name in each and "float64" in each for each in wrong), wrong
 
 
 @pytest.mark.slow

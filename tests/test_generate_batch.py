@@ -115,12 +115,12 @@ def on_several(count, given, output, tmp_path, kill=""):
     logs = tmp_path / f"logs{len(list(tmp_path.glob('logs*')))}"
     before = sorted({*Path.cwd().iterdir()} - {output})
     command = [EXAMPLE, *arguments(given, output)]
-    code, said, workers = msrun(count, command, logs, **environment(given / "kill", output, kill))
+    code, output_text, workers = msrun(count, command, logs, **environment(given / "kill", output, kill))
     assert sorted({*Path.cwd().iterdir()} - {output, logs}) == before
     assert sorted(path.name for path in logs.iterdir()) == ["scheduler.log", *sorted(workers)]
     assert (logs / "scheduler.log").read_text() == ""
     assert len(workers) == count
-    return code, said, [workers[f"worker_{rank}.log"] for rank in range(count)]
+    return code, output_text, [workers[f"worker_{rank}.log"] for rank in range(count)]
 
 
 def content(folder):
@@ -181,8 +181,8 @@ def test_missing_pictures_are_generated(example, given, whole, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_three_devices_make_the_same_files(given, whole, tmp_path):
-    code, said, workers = on_several(3, given, tmp_path / "three", tmp_path)
-    assert code == 0, (said, workers)
+    code, output_text, workers = on_several(3, given, tmp_path / "three", tmp_path)
+    assert code == 0, (output_text, workers)
     assert content(tmp_path / "three") == content(whole)
     # Batches 0 and 3, 1 and 4 (of one picture), 2.
     for rank, (count, worker) in enumerate(zip((4, 3, 2), workers)):
@@ -194,13 +194,13 @@ def test_three_devices_make_the_same_files(given, whole, tmp_path):
 @pytest.mark.slow
 def test_one_device_is_killed_and_two_continue(given, whole, tmp_path):
     output = tmp_path / "killed"
-    code, said = on_one(given, output, kill="0:4")
-    assert code == -9, said
+    code, output_text = on_one(given, output, kill="0:4")
+    assert code == -9, output_text
     before = stamps(output)
     assert len(before) == 3
     assert len(content(output)) == 4  # and half of one
-    code, said, workers = on_several(2, given, output, tmp_path)
-    assert code == 0, (said, workers)
+    code, output_text, workers = on_several(2, given, output, tmp_path)
+    assert code == 0, (output_text, workers)
     assert_continued(before, output)
     assert content(output) == content(whole)
 
@@ -208,14 +208,14 @@ def test_one_device_is_killed_and_two_continue(given, whole, tmp_path):
 @pytest.mark.slow
 def test_one_of_two_devices_is_killed_and_one_continues(given, whole, tmp_path):
     output = tmp_path / "killed"
-    code, said, _ = on_several(2, given, output, tmp_path, kill="1:2")
-    assert code != 0, said
+    code, output_text, _ = on_several(2, given, output, tmp_path, kill="1:2")
+    assert code != 0, output_text
     before = stamps(output)
     assert "000002.png" in before
     assert "bear.png" not in before
     assert not (output / "manifest.jsonl").exists()
-    code, said = on_one(given, output)
-    assert code == 0, said
+    code, output_text = on_one(given, output)
+    assert code == 0, output_text
     assert_continued(before, output)
     assert content(output) == content(whole)
 

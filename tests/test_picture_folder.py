@@ -1,4 +1,4 @@
-"""What is planned, what counts as done, and what is left at the end; without a model."""
+"""The planned pictures and the files of a folder; without a model."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_what_killed_runs_left_is_removed_in_the_end(image, tmp_path):
     assert pictures.done() == set()
     for number in range(2):
         pictures.save(number, image)
-    assert set(ours) < set(names(tmp_path))  # not before: they might be another worker's
+    assert set(ours) < set(names(tmp_path))  # not before: another process may be writing them
     assert pictures.finish()
     assert names(tmp_path) == sorted([*others, "manifest.jsonl", "pictures/000000.png", "pictures/cat.png"])
 
@@ -93,7 +93,7 @@ def test_workers_that_finish_together_leave_one_manifest(image, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"weights": "4567"}, "weights '0123' instead of '4567'"),
         ({"guidance_scale": 3.0}, "guidance_scale 2.0 instead of 3.0"),
@@ -103,12 +103,12 @@ def test_workers_that_finish_together_leave_one_manifest(image, tmp_path, monkey
         ({"pictures": PICTURES[:1]}, "is not one of the planned pictures"),
     ],
 )
-def test_other_pictures_are_refused(changes, said, image, tmp_path):
+def test_other_pictures_are_refused(changes, message, image, tmp_path):
     folder(tmp_path).save(1, image)
     with pytest.raises(ValueError) as caught:
         folder(tmp_path, **changes).done()
     assert str(caught.value).startswith(f"{tmp_path / 'pictures/cat.png'} exists, but ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert folder(tmp_path).done() == {1}
 
 
