@@ -81,7 +81,7 @@ def test_workers_that_finish_together_leave_one_manifest(image, tmp_path, monkey
 
     def interrupted(temporary, path):
         calls.append(path)
-        if len(calls) == 1:  # another one takes this one's temporary file for a leftover, and finishes before it
+        if len(calls) == 1:  # another process removes this temporary file and finishes first
             assert folder(tmp_path).finish()
         replace(temporary, path)
 
