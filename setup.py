@@ -28,6 +28,8 @@ setup(
         "pillow",  # pictures
         "tqdm",  # progress bars
         "pyyaml",  # configs of original checkpoints
+        "scipy",  # parts of pictures and confidence intervals of the demo data's scores; MindSpore needs it, too
+        "packaging",  # versions in mindone_vq.doctor; MindSpore needs it, too
     ],
     extras_require={
         # The release that is good on a CPU: in 2.9 and 2.10 a convolution there is far slower.
@@ -55,7 +57,6 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",  # the tests in as many processes as there are cores
             "ruff==0.17.5",
-            "scipy",  # chi-square tests
             "tensorboardX>=2.6",  # its files are read back
             "torch==2.13.0",
             "diffusers==0.35.2",  # the last release whose VQ-Diffusion parts were checked to run

@@ -1,4 +1,4 @@
-"""What the examples share: options, set-up, and saving a picture whole."""
+"""Options, set-up and the saving of pictures for all examples."""
 
 import argparse
 import logging
@@ -21,42 +21,40 @@ DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 
 
 def parser(description: str, output: str) -> argparse.ArgumentParser:
-    """The options of every example that generates."""
+    """The options of every example that generates pictures."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--steps", type=int, default=100, help="denoising steps [%(default)s]")
-    result.add_argument("--seed", type=int, default=0, help="picture i is drawn with seed + i [%(default)s]")
+    result.add_argument("--seed", type=int, default=0, help="picture i uses seed + i [%(default)s]")
     result.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights [%(default)s]")
-    result.add_argument("--device", choices=["CPU", "Ascend"], help="[what MindSpore chooses]")
+    result.add_argument("--device", choices=["CPU", "Ascend"], help="[MindSpore's choice]")
     result.add_argument("--output", type=Path, default=Path(output), help="[%(default)s]")
     return result
 
 
 def text_parser(description: str, output: str, sampler: bool = True) -> argparse.ArgumentParser:
-    """The options of every example that makes pictures of prompts; ``sampler``: whether that is one of them."""
+    """The options of every example with prompts; ``sampler``: whether --sampler is one of them."""
     result = parser(description, output)
     result.add_argument("--model", metavar="DIR_OR_HUB_ID", help="a pipeline folder or a hub id [the bundled model]")
     result.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [the model's setting]")
     result.add_argument("--truncation-rate", type=float, help="share of probability kept [the model's setting]")
     if sampler:
         result.add_argument("--sampler", choices=SAMPLERS, default="ancestral", help="[%(default)s]")
-    result.add_argument("--spacing", choices=SPACINGS, default="uniform", help="of the timesteps [%(default)s]")
+    result.add_argument("--spacing", choices=SPACINGS, default="uniform", help="spacing of the timesteps [%(default)s]")
     return result
 
 
 def call_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What a text pipeline is called with, as ``text_parser`` has it."""
-    settings = {"num_inference_steps": options.steps}
-    for name in ("guidance_scale", "truncation_rate", "sampler", "spacing"):
-        if hasattr(options, name):
-            settings[name] = getattr(options, name)
-    return settings
+    """The options of ``text_parser`` that were given, as arguments of a pipeline's call."""
+    names = ("guidance_scale", "truncation_rate", "sampler", "spacing")
+    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    return {"num_inference_steps": options.steps, **given}
 
 
 def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type:
-    """Shows what is going on, chooses the device; returns the type of the weights.
+    """Prints log messages, checks the output, selects the device; returns the type of the weights.
 
     Args:
-        number: which of the devices, where there are several.
+        number: of the device, if there are several.
 
     Raises:
         OSError: the output cannot be written.
@@ -73,18 +71,18 @@ def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type
 
 
 def choose_device(device: str, *number: int) -> None:
-    """``mindspore.set_device``, whose error is one line."""
+    """``mindspore.set_device`` with an error of one line."""
     try:
         ms.set_device(device, *number)
     except RuntimeError as error:
         reason = str(error).split(". Please")[0].split("\n")[0]
         raise ValueError(
-            f"--device {device} cannot be used here: {reason}. python -m mindone_vq.doctor says what is missing."
+            f"--device {device} cannot be used here: {reason}. python -m mindone_vq.doctor reports what is missing."
         ) from error
 
 
 def save_pictures(pictures: list[Image.Image], per_row: int, labels: list[str], path: Path) -> None:
-    """One picture as it is, several as a labelled grid; small ones enlarged."""
+    """Saves one picture, or several as a labelled grid; small pictures are enlarged."""
     shown = [enlarge(picture) for picture in pictures]
     rows = [shown[i : i + per_row] for i in range(0, len(shown), per_row)]
     save(shown[0] if len(shown) == 1 else grid(rows, labels), path)
@@ -100,7 +98,7 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 def run_training(settings_class: type, training_class: type, description: str) -> None:
-    """Trains with the settings of the command line; under msrun, on all its devices."""
+    """Trains with the settings of the command line, under msrun on all devices."""
 
     def main(arguments: list[str]) -> None:
         options = settings.parse(settings_class, arguments, description, positional=("data",))
@@ -113,7 +111,7 @@ def run_training(settings_class: type, training_class: type, description: str) -
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs an example; a mistake of its user is one line."""
+    """Runs an example; prints a user's mistake as one line."""
     try:
         main(sys.argv[1:])
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:

@@ -2,12 +2,12 @@
 
     python examples/evaluate.py --count 500
 
-Without --prompts the prompts are of the demo data, half of them of one shape and half of two, in combinations that
-were held out of training; every picture is read by the demo data's oracle. With --prompts they come from a file; those
-in the demo data's words are read too, of the others there is only the speed. Writes into --output:
+Without --prompts the prompts are of the demo data, half with one shape and half with two, in combinations held out
+of training; the demo data's oracle reads every picture. --prompts takes them from a file; the oracle reads those in the
+words of the demo data. Writes into --output:
 
-    report.json   settings, numbers, and for each prompt its seed, its picture and what was read
-    grid.png      24 of the pictures, the wrong ones marked
+    report.json   settings, scores, speed, and for each prompt its seed, its picture and what was read
+    grid.png      24 of the pictures, with the wrong ones labelled
     pictures/     every picture, with --save-pictures or --prompts
 """
 
@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 import mindone_vq
 from mindone_vq import VQDiffusionPipeline
+from mindone_vq.batch import Picture, batches_of, generate_batch
 from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import Scores, random_prompts, score, understand
 from mindone_vq.demo.shapes import Scene, caption
 from mindone_vq.pictures import enlarge, grid
-from mindone_vq.pipelines.pretrained import settings_of_call
 from mindone_vq.text.prompts import read_prompts
 from mindone_vq.weights.files import atomic_file, write_json
 
@@ -41,14 +41,16 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = common.text_parser(__doc__, "outputs/evaluate")
     parser.add_argument("--batch-size", type=int, default=50, help="pictures at a time [%(default)s]")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help='one a line, or .jsonl with "text" in each line')
-    parser.add_argument("--count", type=int, help=f"prompts to make [{DEFAULT_COUNT}], or to take of the file [all]")
+    parser.add_argument(
+        "--count", type=int, help=f"prompts to generate [{DEFAULT_COUNT}] or to take from the file [all]"
+    )
     share = parser.add_mutually_exclusive_group()
     share.add_argument("--kind", choices=PAIRS, help="prompts of one shape, of two, or half and half [both]")
     share.add_argument("--pairs", type=float, metavar="0..1", help="share of prompts of two shapes")
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--held-out", action="store_true", help="combinations held out of training [the default]")
+    chosen.add_argument("--held-out", action="store_true", help="combinations held out of training [default]")
     chosen.add_argument("--all", action="store_true", help="any combinations")
-    parser.add_argument("--save-pictures", action="store_true", help="write every picture, not only the grid")
+    parser.add_argument("--save-pictures", action="store_true", help="write every picture, too")
     return parser.parse_args(arguments)
 
 
@@ -60,29 +62,30 @@ def main(arguments: list[str]) -> None:
 
     print(f"Loading {options.model or 'the bundled model'} ...")
     pipe = VQDiffusionPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
-    settings = settings_of_call(pipe.default_settings, options.guidance_scale, options.truncation_rate)
-    pictures, seconds = generate(pipe, prompts, options, settings)
+    settings = {**pipe.default_settings, **common.call_settings(options)}
+    planned = [Picture(prompt, options.seed + i, f"{i:06d}.png") for i, prompt in enumerate(prompts)]
+    pictures, seconds = generate(pipe, planned, options.batch_size, settings)
 
     readable = [i for i, scene in enumerate(scenes) if scene]
     scores = score([scenes[i] for i in readable], [pictures[i] for i in readable]) if readable else None
-    entries = [{"prompt": prompt, "seed": options.seed + i, "file": None} for i, prompt in enumerate(prompts)]
+    entries = [{"prompt": each.prompt, "seed": each.seed, "file": None} for each in planned]
     for i, found, right in zip(readable, scores.found, scores.right) if scores else ():
         entries[i].update(right=right, shown=caption(found) if found else None)
     if options.save_pictures or options.prompts:
-        for i, picture in enumerate(pictures):
-            entries[i]["file"] = f"pictures/{i:06d}.png"
-            with atomic_file(options.output / entries[i]["file"]) as file:
+        for entry, each, picture in zip(entries, planned, pictures):
+            entry["file"] = f"pictures/{each.name}"
+            with atomic_file(options.output / entry["file"]) as file:
                 picture.save(file, format="PNG")
     common.save(overview(pictures, entries), options.output / "grid.png")
     speed = measure(seconds, min(options.batch_size, len(prompts)))
     write_json(options.output / "report.json", report(options, settings, speed, scores, entries))
     print(f"Wrote {options.output / 'report.json'}.")
     print(f"{len(prompts)} pictures, {speed['seconds']:.1f} s; {speed['pictures_per_second']:.3g} pictures a second.")
-    print(scores if scores else "No prompt is of the demo data: nothing was read.")
+    print(scores if scores else "No prompt is in the words of the demo data: no picture was read.")
 
 
 def check(options: argparse.Namespace) -> None:
-    """Mistakes are told before a model is loaded."""
+    """Reports mistakes before a model is loaded."""
     for name, value in (("--count", options.count), ("--batch-size", options.batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
@@ -93,42 +96,34 @@ def check(options: argparse.Namespace) -> None:
 
 
 def make_prompts(options: argparse.Namespace) -> tuple[list[Optional[Scene]], list[str]]:
-    """Scenes of the demo data, those of one shape first, and each in words; ``--seed`` chooses them."""
+    """Random scenes of the demo data, those of one shape first, and their captions."""
     count = options.count or DEFAULT_COUNT
     twos = round(count * (PAIRS[options.kind or "both"] if options.pairs is None else options.pairs))
     return random_prompts(np.random.default_rng(options.seed), count, twos, None if options.all else True)
 
 
 def take_prompts(options: argparse.Namespace) -> tuple[list[Optional[Scene]], list[str]]:
-    """The file's prompts, and the scene of those that are of the demo data."""
+    """The scenes of the file's prompts (None: not in the words of the demo data), and the prompts."""
     prompts = [prompt.text for prompt in read_prompts(options.prompts)][: options.count]
     return [understand(prompt) for prompt in prompts], prompts
 
 
 def generate(
-    pipe: VQDiffusionPipeline, prompts: list[str], options: argparse.Namespace, settings: dict[str, Any]
+    pipe: VQDiffusionPipeline, planned: list[Picture], batch_size: int, settings: dict[str, Any]
 ) -> tuple[list[Image.Image], list[float]]:
-    """A picture of each prompt, and the seconds that each batch took."""
+    """All pictures, and the seconds of each batch."""
     pipe.set_progress_bar_config(disable=True)
-    size = min(options.batch_size, len(prompts))
+    size = min(batch_size, len(planned))
     pictures, seconds = [], []
-    for start in tqdm(range(0, len(prompts), size), unit="batch"):
-        # The last batch is filled up: with fewer pictures everything would compile again.
-        batch = prompts[start : start + size]
-        filled = batch + [""] * (size - len(batch))
+    for batch in tqdm(batches_of(len(planned), size), unit="batch"):
         began = time.perf_counter()
-        images = pipe(
-            filled,
-            generator=[options.seed + start + i for i in range(size)],
-            **{**common.call_settings(options), **settings},
-        )[0]
+        pictures += generate_batch(pipe, planned[batch.start : batch.stop], size, settings)
         seconds.append(time.perf_counter() - began)
-        pictures += images[: len(batch)]
     return pictures, seconds
 
 
 def measure(seconds: list[float], batch_size: int) -> dict[str, Any]:
-    """Speed without the first batch, which compiles, where there is another."""
+    """The speed without the first batch, which compiles, if there is more than one."""
     rest = seconds[1:] or seconds
     return {
         "seconds": sum(seconds),
@@ -158,7 +153,7 @@ def report(
 
 
 def overview(pictures: list[Image.Image], entries: list[dict]) -> Image.Image:
-    """Pictures from first to last, evenly spaced, each below its prompt."""
+    """Some of the pictures, evenly spaced, each below its prompt."""
     chosen = np.linspace(0, len(pictures) - 1, min(GRID_PICTURES, len(pictures))).astype(int)
     cells = [grid([[enlarge(pictures[i], GRID_SIDE)]], [label(entries[i])]) for i in chosen]
     size = cells[0].width, max(cell.height for cell in cells)

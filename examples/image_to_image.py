@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     for strength in options.strengths:
         given = dict(strength=strength, generator=[options.seed], **settings)
         if options.prompt is None:
-            del given["guidance_scale"]
+            given.pop("guidance_scale", None)
             pictures += pipe.variations(image, **given)[0]
         else:
             pictures += pipe(image, options.prompt, **given)[0]

@@ -1,14 +1,13 @@
-"""A folder of captioned pictures without a licence: one or two shapes, 64 x 64, to train and to try things on.
+"""Draws captioned pictures of one or two shapes, 64 x 64, free of any licence, to train on and to try things out.
 
     python examples/make_demo_data.py data --count 10000
 
-Writes PNG files and metadata.jsonl (file_name, text), the layout of an image folder with captions. About one
-combination in eight is held out of training and left out here; --held-out writes only those.
+Writes PNG files and metadata.jsonl (file_name, text): an image folder with captions. About one combination in eight is
+held out of training, and left out here; --held-out writes only these.
 """
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import common
@@ -16,16 +15,19 @@ import numpy as np
 from tqdm import tqdm
 
 from mindone_vq.demo.shapes import caption, draw, random_scene
+from mindone_vq.weights.files import write_atomically
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="is made; must not hold metadata.jsonl yet")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="is created; must not contain metadata.jsonl")
     parser.add_argument("--count", type=int, default=1000, help="pictures [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="[%(default)s]")
     parser.add_argument("--anywhere", action="store_true", help="shapes off the grid of 8 pixels")
-    parser.add_argument("--turned", type=float, default=0.5, help="share of pairs told from the second [%(default)s]")
-    parser.add_argument("--held-out", action="store_true", help="only combinations that training never sees")
+    parser.add_argument(
+        "--turned", type=float, default=0.5, help="share of pairs described from the second shape [%(default)s]"
+    )
+    parser.add_argument("--held-out", action="store_true", help="only combinations that are held out")
     return parser.parse_args(arguments)
 
 
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     index = options.folder / "metadata.jsonl"
     if index.exists():
-        raise ValueError(f"{index} is there already: choose another folder.")
+        raise ValueError(f"{index} exists already: choose another folder.")
     if options.count < 1:
         raise ValueError(f"--count is {options.count}; it must be at least 1.")
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -44,9 +46,7 @@ def main(arguments: list[str]) -> None:
         name = f"{i:06d}.png"
         draw(scene, rng, options.anywhere).save(options.folder / name)
         lines.append(json.dumps({"file_name": name, "text": caption(scene, rng, options.turned)}))
-    temporary = index.with_name(".metadata.jsonl.part")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, index)
+    write_atomically(index, ("\n".join(lines) + "\n").encode())
     print(f"Wrote {options.count} pictures and {index}.")
 
 

@@ -1,3 +1,8 @@
+import os
+
+# Idle threads of OpenMP spin by default, on the cores that the other processes of the suite need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 import pytest
 

@@ -1,8 +1,8 @@
-"""What tools/estimate_ascend.py counts of a node."""
+"""The counts of tools/ascend/estimate.py."""
 
 import pytest
-from ascend_ir import Node
-from estimate_ascend import compiled, moved, operations, tensors
+from estimate import compiled, moved, operations, tensors
+from ir import Node
 
 HALF, PARAMETER = "<Tensor[Float16], (2, 3, 4)>", "<Ref[Tensor[Float32]], (4, 5), ref_key=w, is_parameter>"
 
@@ -44,9 +44,13 @@ def test_operations_of_a_fused_attention_are_those_of_its_two_products(keys):
     assert moved(node) == 2 * (2 * 2 * 16 * 96 * (1024 + keys))
 
 
-def test_both_forms_of_attention_are_counted(monkeypatch):
-    monkeypatch.setattr("estimate_ascend.PIXELS", 16)
-    monkeypatch.setattr("estimate_ascend.CLASSES", 9)
-    found = {fused: [node.primitive for node in compiled(1, fused).step] for fused in (True, False)}
-    assert found[True].count("FlashAttentionScore") == 2 and "BatchMatMul" not in found[True]
-    assert found[False].count("BatchMatMul") == 4 and "FlashAttentionScore" not in found[False]
+@pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_attention_is_counted(fused, monkeypatch):
+    for name, value in dict(PIXELS=16, CLASSES=9, HEADS=2, HEAD_WIDTH=8, TEXT_WIDTH=16, TIMESTEPS=3).items():
+        monkeypatch.setattr(f"estimate.{name}", value)
+    found = compiled(1, fused)
+    step = [node.primitive for node in found.step]
+    assert (step.count("FlashAttentionScore"), step.count("BatchMatMul")) == ((2, 0) if fused else (0, 4))
+    assert found.parameters > 0 and "CumSum" in step
+    keys_and_values, modulation = 2 * (2 * 77) * 16 * 16 * 2, 2 * 3 * 16 * 32 * 2
+    assert sum(map(operations, found.once)) == keys_and_values + modulation

@@ -1,8 +1,10 @@
-"""examples/generate_batch.py as its user runs it: in one process, in several, killed, and gone on with."""
+"""examples/generate_batch.py: in one process, in several, killed and continued."""
 
 import importlib
 import json
+import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,23 +15,21 @@ from PIL import Image
 
 import mindone_vq
 from mindone_vq import VQDiffusionPipeline
-from mindone_vq.pipelines.many import default_batch_size, generate_missing, share
-from mindone_vq.pipelines.picture_folder import PictureFolder, plan
-from mindone_vq.text.prompts import Prompt
+from mindone_vq.batch import Picture, batches_of, default_batch_size, generate_batch
 from tests.msrun import TIMEOUT, msrun
 from tests.tiny_pipeline import random_pipeline
 
 ROOT = Path(mindone_vq.__file__).parents[1]
 EXAMPLE = str(ROOT / "examples/generate_batch.py")
-# Nine pictures in batches of two: the last batch is filled up.
+# Nine pictures in batches of two: the last batch is filled up. One prompt has an id and a seed of its own.
 LINES = [
     {"text": f"{what} on {ground}"} for ground in ("red", "blue") for what in ("stripes", "dots", "a cross", "waves")
 ]
 LINES = [*LINES[:3], {"text": "a bear", "seed": 7, "id": "bear"}, *LINES[3:]]
 COUNT, BATCH_SIZE, STEPS, SEED = len(LINES), 2, 6, 5
 
-# Python imports this at every start: the process with the rank kills itself before it renames its n-th file of the
-# folder, when all of it is written and it has not its name yet.
+# Python imports this at every start: the process with the rank kills itself before it renames its n-th file in the
+# folder, which is then written but still has its temporary name.
 KILL = """
 import os, signal, sys
 
@@ -48,24 +48,38 @@ sys.addaudithook(look)
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory):
+def pipe():
+    return random_pipeline(np.random.default_rng(3))
+
+
+@pytest.fixture(scope="module")
+def given(pipe, tmp_path_factory):
     """A folder with a model and a file of prompts."""
     folder = tmp_path_factory.mktemp("given")
-    random_pipeline(np.random.default_rng(3)).save_pretrained(folder / "model")
+    pipe.save_pretrained(folder / "model")
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, LINES)))
     return folder
 
 
+@pytest.fixture
+def example(pipe, monkeypatch):
+    """The module of the example, which generates with the compiled graphs of ``pipe``."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    monkeypatch.setattr(VQDiffusionPipeline, "from_pretrained", lambda *_, **__: VQDiffusionPipeline.from_pipe(pipe))
+    return importlib.import_module("generate_batch")
+
+
 @pytest.fixture(scope="module")
-def whole(given):
-    """The folder that one process makes undisturbed."""
-    code, said = on_one(given, given / "whole")
-    assert code == 0, said
-    assert said.count("Compiling the denoising step") == 1
-    assert f"{COUNT}/{COUNT}" in said
-    assert f"All {COUNT} pictures are in " in said
-    assert sorted(path.name for path in (given / "whole").iterdir()) == ["manifest.jsonl", "pictures"]
+def folders(given):
+    """Holds the folder that one process makes."""
     return given / "whole"
+
+
+@pytest.fixture
+def whole(example, given, folders):
+    if not folders.exists():
+        example.main(arguments(given, folders))
+    return folders
 
 
 def arguments(given, output, *others):
@@ -74,7 +88,7 @@ def arguments(given, output, *others):
 
 
 def environment(folder, output, kill):
-    """With ``kill`` as rank:files, that process is killed at that file."""
+    """``kill`` as "rank:file" kills this process at this file."""
     paths = [str(ROOT)]
     if kill:
         folder.mkdir(exist_ok=True)
@@ -83,36 +97,34 @@ def environment(folder, output, kill):
     return {"PYTHONPATH": ":".join(paths), "GLOG_v": "3", "KILL": kill, "WATCHED": str(output)}
 
 
-def on_one(given, output, kill="", others=()):
-    """Exit code and what was said; nothing is left where it was run."""
-    before = sorted({*Path.cwd().iterdir()} - {output})
+def on_one(given, output, kill=""):
+    """Exit code and output of the command."""
     process = subprocess.run(
-        [sys.executable, EXAMPLE, *arguments(given, output, *others)],
+        [sys.executable, EXAMPLE, *arguments(given, output)],
         env={**os.environ, **environment(given / "kill", output, kill)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=TIMEOUT,
     )
-    assert sorted({*Path.cwd().iterdir()} - {output}) == before
     return process.returncode, process.stdout
 
 
 def on_several(count, given, output, tmp_path, kill=""):
-    """The same, by msrun; what each process said, by its rank."""
+    """The same by msrun, and the output of each process by its rank."""
     logs = tmp_path / f"logs{len(list(tmp_path.glob('logs*')))}"
     before = sorted({*Path.cwd().iterdir()} - {output})
     command = [EXAMPLE, *arguments(given, output)]
-    code, said, workers = msrun(count, command, logs, **environment(given / "kill", output, kill))
+    code, output_text, workers = msrun(count, command, logs, **environment(given / "kill", output, kill))
     assert sorted({*Path.cwd().iterdir()} - {output, logs}) == before
     assert sorted(path.name for path in logs.iterdir()) == ["scheduler.log", *sorted(workers)]
     assert (logs / "scheduler.log").read_text() == ""
     assert len(workers) == count
-    return code, said, [workers[f"worker_{rank}.log"] for rank in range(count)]
+    return code, output_text, [workers[f"worker_{rank}.log"] for rank in range(count)]
 
 
 def content(folder):
-    """Every file below a folder, hidden ones too."""
+    """Every file below a folder, hidden files too."""
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -120,16 +132,22 @@ def stamps(folder):
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("pictures/[!.]*")}
 
 
-def assert_gone_on(before, folder):
-    """What was there is there still, and was not made again."""
+def assert_continued(before, folder):
+    """The pictures that existed are unchanged, and all others exist."""
     now = stamps(folder)
     assert len(now) == COUNT
     assert {name: now[name] for name in before} == before
 
 
-def test_each_picture_is_what_the_pipeline_makes_of_its_prompt_and_seed(given, whole):
-    pipe = VQDiffusionPipeline.from_pretrained(given / "model")
-    lines = [json.loads(line) for line in (whole / "manifest.jsonl").read_text().splitlines()]
+def test_the_command_makes_what_the_pipeline_makes(example, given, pipe, folders, capfd, caplog):
+    caplog.set_level(logging.INFO, "mindone_vq")
+    example.main(arguments(given, folders))
+    assert caplog.text.count("Compiling the denoising step") == 1
+    output = capfd.readouterr()
+    assert f"{COUNT}/{COUNT}" in output.err
+    assert f"All {COUNT} pictures are in {folders}." in output.out
+    assert sorted(path.name for path in folders.iterdir()) == ["manifest.jsonl", "pictures"]
+    lines = [json.loads(line) for line in (folders / "manifest.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [line["text"] for line in LINES]
     assert [line["seed"] for line in lines] == [5, 6, 7, 7, 9, 10, 11, 12, 13]
     names = [f"pictures/{i:06d}.png" for i in range(COUNT)]
@@ -137,18 +155,34 @@ def test_each_picture_is_what_the_pipeline_makes_of_its_prompt_and_seed(given, w
     for line in lines:
         assert (line["num_inference_steps"], line["guidance_scale"], line["truncation_rate"]) == (STEPS, 5.0, 1.0)
         assert (line["model"], line["dtype"]) == (str(given / "model"), "float32")
-    for start in (2, 6):
-        prompts, seeds = zip(*((line["prompt"], line["seed"]) for line in lines[start : start + 2]))
-        images = pipe(list(prompts), num_inference_steps=STEPS, generator=list(seeds))[0]
-        for line, image in zip(lines[start:], images):
-            assert np.array_equal(Image.open(whole / line["file"]), image)
-    assert len({Image.open(whole / line["file"]).tobytes() for line in lines}) == COUNT
+    prompts, seeds = zip(*((line["prompt"], line["seed"]) for line in lines[2:4]))
+    images = pipe(list(prompts), num_inference_steps=STEPS, generator=list(seeds))[0]
+    for line, image in zip(lines[2:], images):
+        assert np.array_equal(Image.open(folders / line["file"]), image)
+    assert len({Image.open(folders / line["file"]).tobytes() for line in lines}) == COUNT
+
+
+def test_missing_pictures_are_generated(example, given, whole, tmp_path, monkeypatch):
+    """Each of two processes makes one; the last writes the manifest."""
+    before = content(whole)
+    shutil.copytree(whole, tmp_path / "part")
+    for name in ("manifest.jsonl", "pictures/bear.png", "pictures/000005.png"):
+        (tmp_path / "part" / name).unlink()
+    (tmp_path / "part/pictures/.bear.png.01234567").write_text("left by a killed process")
+    kept = stamps(tmp_path / "part")
+    for rank in ("1", "0"):
+        for name, value in (("MS_ROLE", "MS_WORKER"), ("RANK_ID", rank), ("MS_WORKER_NUM", "2"), ("DEVICE_ID", rank)):
+            monkeypatch.setenv(name, value)
+        assert not (tmp_path / "part/manifest.jsonl").exists()
+        example.main(arguments(given, tmp_path / "part"))
+    assert_continued(kept, tmp_path / "part")
+    assert content(tmp_path / "part") == before
 
 
 @pytest.mark.slow
 def test_three_devices_make_the_same_files(given, whole, tmp_path):
-    code, said, workers = on_several(3, given, tmp_path / "three", tmp_path)
-    assert code == 0, (said, workers)
+    code, output_text, workers = on_several(3, given, tmp_path / "three", tmp_path)
+    assert code == 0, (output_text, workers)
     assert content(tmp_path / "three") == content(whole)
     # Batches 0 and 3, 1 and 4 (of one picture), 2.
     for rank, (count, worker) in enumerate(zip((4, 3, 2), workers)):
@@ -158,114 +192,96 @@ def test_three_devices_make_the_same_files(given, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_device_is_killed_and_two_go_on(given, whole, tmp_path):
+def test_one_device_is_killed_and_two_continue(given, whole, tmp_path):
     output = tmp_path / "killed"
-    code, said = on_one(given, output, kill="0:4")
-    assert code == -9, said
+    code, output_text = on_one(given, output, kill="0:4")
+    assert code == -9, output_text
     before = stamps(output)
     assert len(before) == 3
     assert len(content(output)) == 4  # and half of one
-    code, said, workers = on_several(2, given, output, tmp_path)
-    assert code == 0, (said, workers)
-    assert_gone_on(before, output)
+    code, output_text, workers = on_several(2, given, output, tmp_path)
+    assert code == 0, (output_text, workers)
+    assert_continued(before, output)
     assert content(output) == content(whole)
 
 
 @pytest.mark.slow
-def test_one_of_two_devices_is_killed_and_one_goes_on(given, whole, tmp_path):
+def test_one_of_two_devices_is_killed_and_one_continues(given, whole, tmp_path):
     output = tmp_path / "killed"
-    code, said, _ = on_several(2, given, output, tmp_path, kill="1:2")
-    assert code != 0, said
+    code, output_text, _ = on_several(2, given, output, tmp_path, kill="1:2")
+    assert code != 0, output_text
     before = stamps(output)
     assert "000002.png" in before
     assert "bear.png" not in before
     assert not (output / "manifest.jsonl").exists()
-    code, said = on_one(given, output)
-    assert code == 0, said
-    assert_gone_on(before, output)
+    code, output_text = on_one(given, output)
+    assert code == 0, output_text
+    assert_continued(before, output)
     assert content(output) == content(whole)
 
 
-def test_with_every_picture_there_only_the_manifest_is_written(example, given, whole, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(VQDiffusionPipeline, "from_pretrained", None)  # no model is needed
-    before = content(whole), stamps(whole)
-    (whole / "manifest.jsonl").rename(whole / ".manifest.jsonl.01234567")  # as a kill leaves it
-    example.main(arguments(given, whole, "--batch-size", 3))
-    assert (content(whole), stamps(whole)) == before
-    assert f"All {COUNT} pictures" in capsys.readouterr().out
-
-
-@pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    return importlib.import_module("generate_batch")
-
-
 @pytest.mark.parametrize(
-    "others, said",
+    "others, message",
     [
         (["--steps", 5], "num_inference_steps 6 instead of 5"),
-        (["--guidance-scale", 4], "guidance_scale 5.0 instead of 4.0"),
+        (
+            ["--guidance-scale", 4, "--dtype", "float16"],
+            "dtype 'float32' instead of 'float16', guidance_scale 5.0 inst",
+        ),
         (["--truncation-rate", 0.5], "truncation_rate 1.0 instead of 0.5"),
-        (["--dtype", "float16"], "dtype 'float32' instead of 'float16'"),
         (["--seed", 6], "seed 5 instead of 6"),
-        (["--images-per-prompt", 2], "it is not among the pictures asked for"),
+        (["--images-per-prompt", 2], "is not one of the planned pictures"),
         ("another model", "weights '"),
         ("another prompt", "prompt 'stripes on red' instead of 'a cat'"),
-        ("a prompt less", "000008.png is there, and it is not among the pictures asked for"),
     ],
 )
-def test_other_settings_are_refused(others, said, example, given, whole, tmp_path):
+def test_other_settings_are_refused(others, message, example, given, whole, tmp_path):
     before = content(whole)
     command = arguments(given, whole, *(others if isinstance(others, list) else ()))
     if others == "another model":
         random_pipeline(np.random.default_rng(4)).save_pretrained(tmp_path / "model")
         command += ["--model", str(tmp_path / "model")]
-    elif isinstance(others, str):
-        lines = {"another prompt": [{"text": "a cat"}, *LINES[1:]], "a prompt less": LINES[:-1]}[others]
+    elif others == "another prompt":
         command[0] = str(tmp_path / "prompts.jsonl")
-        Path(command[0]).write_text("\n".join(map(json.dumps, lines)))
+        Path(command[0]).write_text("\n".join(map(json.dumps, [{"text": "a cat"}, *LINES[1:]])))
     with pytest.raises(ValueError) as caught:
         example.main(command)
-    assert said in str(caught.value)
-    assert "take another folder" in str(caught.value)
+    assert message in str(caught.value)
+    assert "Choose another folder" in str(caught.value)
     assert content(whole) == before
 
 
 @pytest.mark.parametrize(
-    "others, said",
+    "others, message",
     [
         (["--batch-size", 0], "--batch-size is 0; it must be at least 1"),
         (["--images-per-prompt", 0], "--images-per-prompt is 0"),
         (["--steps", 0], "--steps is 0"),
-        (["--seed", -1], "--seed is -1; it must be 0 or more"),
+        (["--seed", -1], "--seed is -1; it must be at least 0"),
         (["--truncation-rate", 2], "truncation_rate is 2.0"),
     ],
 )
-def test_numbers_out_of_range(others, said, example, given, tmp_path):
-    with pytest.raises(ValueError, match=said):
+def test_numbers_out_of_range(others, message, example, given, tmp_path):
+    with pytest.raises(ValueError, match=message):
         example.main(arguments(given, tmp_path / "new", *others))
     assert not (tmp_path / "new").exists()
 
 
-def test_a_bad_line_is_one_line_before_any_work(given, tmp_path):
+def test_a_bad_line_is_reported_before_the_model_is_loaded(example, given, tmp_path, capsys):
     lines = [json.dumps(line) for line in LINES]
     (tmp_path / "prompts.jsonl").write_text("\n".join([*lines[:4], '{"txet": "a cat"}', *lines[5:]]))
-    code, said = on_one(tmp_path, tmp_path / "new", others=["--model", given / "model"])
-    assert code == 1
-    expected = f'ValueError: line 5 of {tmp_path / "prompts.jsonl"} cannot be used: it is no JSON object with "text"'
-    assert said.splitlines()[-1].startswith(expected)
-    assert "Traceback" not in said
-    assert "Loading" not in said
+    with pytest.raises(ValueError, match=rf"line 5 of {tmp_path}/prompts.jsonl cannot be used"):
+        example.main(arguments(tmp_path, tmp_path / "new", "--model", given / "model"))
+    assert "Loading" not in capsys.readouterr().out
     assert not (tmp_path / "new").exists()
 
 
 def test_a_batch_always_holds_the_same_pictures():
-    assert share(9, 4) == [range(4), range(4, 8), range(8, 9)]
-    assert share(3, 8) == [range(3)]
+    assert batches_of(9, 4) == [range(4), range(4, 8), range(8, 9)]
+    assert batches_of(3, 8) == [range(3)]
     for workers in (2, 3, 5):
-        shares = [share(9, 4, rank, workers) for rank in range(workers)]
-        assert sorted((batch for batches in shares for batch in batches), key=min) == share(9, 4)
+        shares = [batches_of(9, 4, rank, workers) for rank in range(workers)]
+        assert sorted((batch for batches in shares for batch in batches), key=min) == batches_of(9, 4)
 
 
 def test_the_batch_gets_smaller_as_the_model_gets_larger():
@@ -284,18 +300,13 @@ def test_the_batch_gets_smaller_as_the_model_gets_larger():
         (RuntimeError("illegal memory access in a kernel"), "^illegal memory access"),
     ],
 )
-def test_a_batch_too_large_is_told(error, expected, tmp_path):
-    class Pipe:
-        def set_progress_bar_config(self, **_):
-            pass
+def test_a_batch_too_large_is_reported(error, expected):
+    def pipe(prompts, generator, num_inference_steps):
+        assert (prompts, generator, num_inference_steps) == (["a", "", ""], [5, 0, 0], STEPS)
+        raise error
 
-        def __call__(self, prompts, generator, **_):
-            assert len(prompts) == len(generator) == 3
-            raise error
-
-    folder = PictureFolder(tmp_path, plan([Prompt(str(i), str(i)) for i in range(4)], 0), {}, {})
     with pytest.raises((MemoryError, RuntimeError), match=expected):
-        generate_missing(Pipe(), folder, share(4, 3)[1:], 3, set(), {})
+        generate_batch(pipe, [Picture("a", 5, "a.png")], 3, {"num_inference_steps": STEPS})
 
 
 def test_a_device_of_several_is_chosen_by_its_number(example, monkeypatch):

@@ -1,7 +1,6 @@
-"""Do pictures show what was asked for? Scores of generated pictures of the demo data, by its oracle ``read``."""
+"""Scores of generated pictures of the demo data: its oracle ``read`` compares them with their prompts."""
 
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 from PIL import Image
+from scipy.stats import binomtest
 
 from mindone_vq.demo.shapes import (
     BACKGROUND_WORDS,
@@ -27,7 +27,6 @@ from mindone_vq.demo.shapes import (
 )
 
 SHAPE_PROPERTIES = ("size", "colour", "kind")
-Z = 1.959964  # of 95 % in a normal distribution
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,9 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval, which stays within 0 and 1 and is sound near both."""
-        n, p = self.count, self.value
-        middle = p + Z**2 / (2 * n)
-        reach = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-        low, high = (middle - reach) / (1 + Z**2 / n), (middle + reach) / (1 + Z**2 / n)
-        # At the ends the formula gives exactly 0 and 1, but for rounding.
-        return (0.0 if self.hits == 0 else low, 1.0 if self.hits == n else high)
+        """Wilson's 95 % interval, which stays within 0 and 1."""
+        low, high = binomtest(self.hits, self.count).proportion_ci(method="wilson")
+        return float(low), float(high)
 
     def to_dict(self) -> dict[str, Any]:
         return {"hits": self.hits, "count": self.count, "share": self.value, "interval": list(self.interval)}
@@ -57,12 +52,13 @@ class Share:
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Of the pictures that were to show one shape, or of those that were to show two.
+    """Scores of the pictures whose prompts have one shape, or of those whose prompts have two.
 
-    exact: show exactly what was asked for.
-    unread: pictures that no scene was read from; they are wrong in every property.
-    properties: number (of shapes), background, size, colour, kind, and of two shapes relation. Size, colour and kind
-        are counted for each shape that was asked for; a shape that is missing is wrong in all three.
+    Attributes:
+        exact: the pictures that show exactly the scene of the prompt.
+        unread: the number of pictures without a readable scene; they are wrong in every property.
+        properties: number (of shapes), background, size, colour, kind, and for two shapes relation. Size, colour and
+            kind are counted for each shape of the prompt; a missing shape is wrong in all three.
     """
 
     exact: Share
@@ -76,9 +72,12 @@ class GroupScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """found: what each picture shows; right: whether it is what was asked for; one, two: None without such a picture.
+    """Scores of all pictures; ``str`` gives a summary, ``to_dict`` the numbers for JSON.
 
-    ``str`` gives a few lines for people, ``to_dict`` the numbers for JSON.
+    Attributes:
+        found: the scene in each picture; None: not readable.
+        right: whether it is the scene of the prompt.
+        one, two: the scores of the prompts with one and with two shapes; None: no such prompt.
     """
 
     found: tuple[Optional[Scene], ...]
@@ -96,32 +95,31 @@ class Scores:
                 continue
             low, high = group.exact.interval
             lines.append(
-                f"{title}: {group.exact.hits} of {group.exact.count} exactly as asked for = "
+                f"{title}: {group.exact.hits} of {group.exact.count} exactly as in the prompt = "
                 f"{group.exact.value:.1%} (95 %: {low:.1%} to {high:.1%})"
             )
             lines.append("  " + ", ".join(f"{name} {share.value:.1%}" for name, share in group.properties.items()))
-            lines.append(f"  no scene was read from {group.unread}")
+            lines.append(f"  pictures without a readable scene: {group.unread}")
         return "\n".join(lines)
 
 
 def random_prompts(
     rng: np.random.Generator, count: int, twos: int, held_out: Optional[bool] = True
 ) -> tuple[list[Scene], list[str]]:
-    """``count`` scenes, the last ``twos`` of them of two shapes, and each in words; held_out as in ``random_scene``."""
+    """``count`` scenes, the last ``twos`` with two shapes, and their captions; held_out as in ``random_scene``."""
     scenes = [random_scene(rng, pairs=float(i >= count - twos), held_out=held_out) for i in range(count)]
     return scenes, [caption(scene, rng) for scene in scenes]
 
 
 def score(scenes: Sequence[Scene], pictures: Sequence[Union[np.ndarray, Image.Image]]) -> Scores:
-    """Reads every picture and compares it with the scene that was asked for.
+    """Reads every picture and compares it with the scene of its prompt.
 
     Args:
-        scenes: what was asked for.
-        pictures: one for each scene: PIL pictures, or arrays (height, width, 3) uint8. Those that are not ``SIDE`` x
-            ``SIDE`` are resized, because the oracle reads no other size.
+        scenes: the scenes of the prompts.
+        pictures: one for each scene: PIL pictures, or arrays (height, width, 3) uint8; resized to ``SIDE`` x ``SIDE``.
 
     Raises:
-        ValueError: there are more or fewer pictures than scenes, or none, or one is no such array.
+        ValueError: there is not one picture for each scene, there is none, or an array has another shape or type.
     """
     if len(scenes) != len(pictures) or not scenes:
         raise ValueError(f"{len(scenes)} scenes and {len(pictures)} pictures given: give one picture for each scene.")
@@ -134,12 +132,10 @@ def score(scenes: Sequence[Scene], pictures: Sequence[Union[np.ndarray, Image.Im
 
 
 def understand(text: str) -> Optional[Scene]:
-    """The scene that a caption of the demo data describes; None of any other text."""
-    for pattern in _PATTERNS:
-        match = pattern.fullmatch(" ".join(text.lower().split()))
-        if match:
-            break
-    else:
+    """The scene that a caption of the demo data describes; None for any other text."""
+    words = " ".join(text.lower().split())
+    match = next(filter(None, (pattern.fullmatch(words) for pattern in _PATTERNS)), None)
+    if match is None:
         return None
     first, between, second, ground = (match[name] for name in ("first", "between", "second", "ground"))
     background = _meaning(ground, BACKGROUND_WORDS)
@@ -147,7 +143,7 @@ def understand(text: str) -> Optional[Scene]:
         return Scene(background, _shape(first))
     shapes = _shape(first), _shape(second)
     if (shapes[0].colour, shapes[0].kind) == (shapes[1].colour, shapes[1].kind):
-        return None  # the demo data has no such scene
+        return None  # not a scene of the demo data
     relation = _meaning(between, RELATION_WORDS)
     if relation is None:
         return Scene(background, shapes[1], shapes[0], _meaning(between, REVERSED_WORDS))
@@ -165,11 +161,11 @@ def _group(pairs: Sequence[tuple[Scene, Optional[Scene]]]) -> GroupScores:
 
 
 def _compare(asked: Scene, shown: Optional[Scene]) -> dict[str, list[bool]]:
-    """For each property whether it is right; for those of shapes one answer for each shape asked for."""
+    """Whether each property is right; for the properties of shapes an answer for each shape of the prompt."""
     wanted, seen = _shapes(asked), _shapes(shown)
     filled = (*seen, *[None] * (len(wanted) - len(seen)))
-    # Which shape is which is not told: the assignment that agrees best, so that two shapes that have changed places
-    # are wrong in their relation and not in their colours. The order of the words comes first, and wins a tie.
+    # Shapes are matched so that they agree best: two shapes in exchanged places are wrong in their relation, and not in
+    # their colours. The order of the prompt comes first and wins a tie.
     match = max(itertools.permutations(filled, len(wanted)), key=lambda chosen: _agreement(wanted, chosen))
     result = {
         "number": [len(wanted) == len(seen)],
@@ -222,7 +218,7 @@ def _shape(words: str) -> Shape:
 
 
 def _patterns() -> list[re.Pattern]:
-    """One for each form of sentence that ``caption`` has."""
+    """A pattern for each of the sentences of ``caption``."""
     shape = rf"a (?:{_any_of(SIZE_WORDS)}) (?:{'|'.join(COLOURS)}) (?:{'|'.join(KINDS)})"
     between = _any_of(RELATION_WORDS, REVERSED_WORDS)
     what = rf"(?P<first>{shape})(?: (?P<between>{between}) (?P<second>{shape}))?"

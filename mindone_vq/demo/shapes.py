@@ -1,7 +1,7 @@
-"""A dataset without a licence: captioned 64 x 64 pictures of one or two shapes, and an oracle that reads them back.
+"""A dataset free of any licence: captioned 64 x 64 pictures of one or two shapes, and an oracle that reads them.
 
-Every picture is a ``Scene``; ``draw`` paints it, ``caption`` puts it into words, ``read`` recovers it from pixels.
-Whole combinations are held out of training by a rule that depends on nothing but the scene (``is_held_out``).
+Every picture shows a ``Scene``: ``draw`` paints it, ``caption`` describes it, ``read`` recovers it from the pixels.
+Whole combinations are held out of training, by a rule that depends on the scene alone (``is_held_out``).
 """
 
 import functools
@@ -13,6 +13,7 @@ from typing import Optional
 
 import numpy as np
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 SIDE = 64
 COLOURS = {
@@ -28,12 +29,12 @@ COLOURS = {
 BACKGROUNDS = {"black": (10, 10, 10), "gray": (128, 128, 128), "white": (245, 245, 245)}
 KINDS = ("circle", "square", "triangle", "cross", "ring", "diamond")
 RADII = {"small": 8.0, "large": 13.0}  # pixels
-RELATIONS = ("left", "above")  # where the first of two shapes is, seen from the second
+RELATIONS = ("left", "above")  # of the first of two shapes to the second
 HELD_OUT_SHARE = 0.12
 OVERSAMPLING = 4
-GRID = 8  # pixels that a shape may be off its place: those of one code of the bundled model
-# The oracle: how far from the background a pixel of a shape is, in levels summed over the channels, and how many
-# pixels make a shape and not a speck.
+GRID = 8  # pixels by which a shape is moved: the pixels of a code of the bundled model
+# The oracle: the least difference of a shape's pixel from the background, in levels summed over the channels, and the
+# least number of pixels of a shape; smaller parts are specks.
 FIGURE_THRESHOLD, SMALLEST_PART = 100, 25
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
 BACKGROUND_WORDS = {"black": ("black",), "gray": ("gray", "grey"), "white": ("white",)}
@@ -60,7 +61,7 @@ class Shape:
 class Scene:
     """One shape, or two with the first ``relation`` of the second, on a background.
 
-    "a left of b" and "b right of a" are the same scene: it is always the left or the upper shape that comes first.
+    The left or the upper shape comes first: "b right of a" is the scene "a left of b".
     """
 
     background: str
@@ -73,10 +74,10 @@ SHAPES = tuple(Shape(*parts) for parts in itertools.product(RADII, COLOURS, KIND
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether the combination is kept from training: about one in eight, chosen by a hash of its words.
+    """Whether the combination is held out of training: about one in eight, chosen by a hash of its words.
 
-    Two shapes are held out by their colours and kinds alone, so that no size, background or order of a held-out pair
-    is seen. held_out.txt lists them all.
+    Pairs are chosen by their colours and kinds alone: training has them in no size, order or background. held_out.txt
+    lists all combinations.
     """
     if scene.second is None:
         words = f"{scene.first} {scene.background}"
@@ -87,12 +88,12 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def random_scene(rng: np.random.Generator, pairs: float = 0.7, held_out: Optional[bool] = False) -> Scene:
-    """A scene.
+    """A random scene.
 
     Args:
-        rng: the source of chance.
+        rng: the random numbers.
         pairs: the share of scenes with two shapes.
-        held_out: False: of those for training; True: of those held out; None: of all.
+        held_out: False: scenes for training; True: held-out scenes; None: all scenes.
     """
     while True:
         background = str(rng.choice(list(BACKGROUNDS)))
@@ -101,7 +102,7 @@ def random_scene(rng: np.random.Generator, pairs: float = 0.7, held_out: Optiona
         if rng.random() < pairs:
             scene = Scene(background, first, second, RELATIONS[rng.integers(2)])
             if (first.colour, first.kind) == (second.colour, second.kind):
-                continue  # no words tell them apart
+                continue  # captions could not tell them apart
         if held_out is None or is_held_out(scene) == held_out:
             return scene
 
@@ -110,7 +111,7 @@ def draw(scene: Scene, rng: np.random.Generator, anywhere: bool = False) -> Imag
     """Paints a scene, ``SIDE`` x ``SIDE``.
 
     Args:
-        scene: what to show.
+        scene: the scene.
         rng: moves the shapes a little.
         anywhere: by any distance; otherwise by ``GRID`` pixels or not at all.
     """
@@ -153,13 +154,13 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: Shape, x: float, y: float, hole
 
 
 def caption(scene: Scene, rng: Optional[np.random.Generator] = None, turned: float = 0.5) -> str:
-    """A scene in words: the plainest sentence, or with ``rng`` one of many ways to say the same.
+    """A description of a scene: the plainest sentence, or with ``rng`` a random one of the same meaning.
 
     Args:
-        scene: what to tell.
-        rng: the source of chance.
-        turned: how often two shapes are told the other way round, "b below a" for "a above b". At one half the order of
-            the words alone says nothing about that of the shapes, which makes it hard to learn.
+        scene: the scene.
+        rng: the random numbers.
+        turned: the share of pairs described from the second shape, "b below a" for "a above b". At one half the order
+            of the words does not tell the order of the shapes, which makes it hard to learn.
     """
 
     def pick(options: Sequence[str]) -> str:
@@ -179,19 +180,20 @@ def caption(scene: Scene, rng: Optional[np.random.Generator] = None, turned: flo
 
 
 def read(pixels: np.ndarray) -> Optional[Scene]:
-    """What a picture shows.
+    """The scene in a picture.
 
     Args:
         pixels: (SIDE, SIDE, 3) uint8.
 
     Returns:
-        The scene, or None where it shows no shape, more than two, or two that no words tell apart.
+        The scene; None if there is no shape, more than two, or two of the same colour and kind.
     """
     x = pixels.astype(np.int32)
     border = np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]])
     background = _nearest(np.median(border, axis=0), BACKGROUNDS)
     figure = np.abs(x - BACKGROUNDS[background]).sum(-1) > FIGURE_THRESHOLD
-    parts = [part for part in _connected(figure) if part.sum() >= SMALLEST_PART]
+    labels, count = ndimage.label(figure)
+    parts = [part for i in range(count) if (part := labels == i + 1).sum() >= SMALLEST_PART]
     if not 1 <= len(parts) <= 2:
         return None
     shapes = [_read_shape(x, part, BACKGROUNDS[background]) for part in parts]
@@ -208,55 +210,33 @@ def read(pixels: np.ndarray) -> Optional[Scene]:
 
 def _read_shape(x: np.ndarray, part: np.ndarray, ground: tuple[int, int, int]) -> Shape:
     colour = _nearest(np.median(x[part], axis=0), COLOURS)
-    # The edge is where a pixel is half shape and half background.
+    # Pixels at the edge belong to the shape if at least half of their colour does.
     towards = np.subtract(COLOURS[colour], ground)
     half = ((x - ground) * towards).sum(-1) * 2 > (towards**2).sum()
     part = part & half if (part & half).any() else part
-    middle, best, found = _middle(part), -1.0, ("", "")
-    for size, kind, template in _templates():
-        shift = np.round(middle - _middle(template)).astype(int)
-        for extra in itertools.product((-1, 0, 1), repeat=2):
-            moved = np.roll(template, tuple(shift + extra), (0, 1))
-            overlap = (moved & part).sum() / (moved | part).sum()
-            if overlap > best:
-                best, found = overlap, (size, kind)
-    return Shape(found[0], colour, found[1])
+    overlaps = []
+    for _, _, masks in _templates():
+        moved = np.roll(part, tuple(np.round(_middle(masks[4]) - _middle(part)).astype(int)), (0, 1))
+        overlaps.append(((masks & moved).sum((1, 2)) / (masks | moved).sum((1, 2))).max())
+    size, kind, _ = _templates()[int(np.argmax(overlaps))]
+    return Shape(size, colour, kind)
 
 
 @functools.lru_cache(maxsize=1)
 def _templates() -> list[tuple[str, str, np.ndarray]]:
-    """Every size and kind, as the mask of the shape in the middle of a picture."""
+    """Every size and kind, with masks (9, SIDE, SIDE): the shape in the middle, and moved by up to one pixel."""
     ground = BACKGROUNDS["black"]
-    masks = []
+    templates = []
     half = np.abs(np.subtract(COLOURS["yellow"], ground)).sum() / 2
     for size, kind in itertools.product(RADII, KINDS):
         image = Image.new("RGB", (SIDE * OVERSAMPLING,) * 2, ground)
         middle = SIDE * OVERSAMPLING / 2
         _draw_shape(ImageDraw.Draw(image), Shape(size, "yellow", kind), middle, middle, ground)
         small = np.asarray(image.resize((SIDE, SIDE), Image.LANCZOS)).astype(np.int32)
-        masks.append((size, kind, np.abs(small - ground).sum(-1) > half))
-    return masks
-
-
-def _connected(figure: np.ndarray) -> list[np.ndarray]:
-    """The parts of a mask that hang together by their sides, largest first."""
-    left, parts = figure.copy(), []
-    while left.any():
-        part = np.zeros_like(left)
-        part[np.unravel_index(left.argmax(), left.shape)] = True
-        while True:
-            grown = part.copy()
-            grown[1:] |= part[:-1]
-            grown[:-1] |= part[1:]
-            grown[:, 1:] |= part[:, :-1]
-            grown[:, :-1] |= part[:, 1:]
-            grown &= left
-            if (grown == part).all():
-                break
-            part = grown
-        parts.append(part)
-        left &= ~part
-    return sorted(parts, key=np.sum, reverse=True)
+        mask = np.abs(small - ground).sum(-1) > half
+        shifts = itertools.product((-1, 0, 1), repeat=2)
+        templates.append((size, kind, np.stack([np.roll(mask, shift, (0, 1)) for shift in shifts])))
+    return templates
 
 
 def _middle(mask: np.ndarray) -> np.ndarray:

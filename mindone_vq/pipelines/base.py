@@ -21,7 +21,7 @@ from mindone_vq.pipelines.compilation import GraphCache
 from mindone_vq.pipelines.denoising import Conditioning, Denoiser
 from mindone_vq.pipelines.generation import Call, Callbacks, KnownCodes
 from mindone_vq.pipelines.graphs import CodeDecoding
-from mindone_vq.pipelines.pretrained import PUBLISHED_SETTINGS, PretrainedPipeline, settings_of_call
+from mindone_vq.pipelines.pretrained import PUBLISHED_SETTINGS, PretrainedPipeline
 from mindone_vq.pipelines.pytorch_only import PyTorchOnly
 from mindone_vq.weights.config import Config
 from mindone_vq.weights.pretrained import check_dtype
@@ -181,8 +181,10 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
-        chosen = settings_of_call(self.default_settings, guidance_scale, truncation_rate)
-        options = SamplingOptions(**chosen, **options)
+        defaults = self.default_settings
+        guidance_scale = defaults["guidance_scale"] if guidance_scale is None else guidance_scale
+        truncation_rate = defaults["truncation_rate"] if truncation_rate is None else truncation_rate
+        options = SamplingOptions(guidance_scale=guidance_scale, truncation_rate=truncation_rate, **options)
         callbacks = Callbacks(callback, callback_steps, callback_on_step_end)
         check_output_type(output_type)
         steps = self.scheduler.steps(options.num_inference_steps, options.sampler, options.spacing)

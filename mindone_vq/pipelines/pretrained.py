@@ -211,11 +211,3 @@ def check_index(cls: type, folder: Path) -> dict[str, float]:
             f"{' and '.join(PUBLISHED_SETTINGS)}."
         )
     return settings
-
-
-def settings_of_call(
-    defaults: Mapping[str, float], guidance_scale: Optional[float], truncation_rate: Optional[float]
-) -> dict[str, float]:
-    """Both by name: as given, or as in ``defaults`` where None is given."""
-    given = {"guidance_scale": guidance_scale, "truncation_rate": truncation_rate}
-    return {name: defaults[name] if value is None else value for name, value in given.items()}

@@ -23,7 +23,6 @@ from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput, sh
 from mindone_vq.pipelines.checks import check_embeddings, check_prompt, check_text_components, check_weights
 from mindone_vq.pipelines.generation import Call
 from mindone_vq.pipelines.graphs import TextEncoding
-from mindone_vq.pipelines.pretrained import settings_of_call
 from mindone_vq.text.clip import CLIPTextModel
 from mindone_vq.text.foreign import adapt_text_encoder, adapt_tokenizer
 from mindone_vq.text.tokenizer import CLIPTokenizer
@@ -183,7 +182,9 @@ class VQDiffusionPipeline(DiffusionPipeline):
         options = {**DEFAULTS, **options}
         images_each = options["num_images_per_prompt"]
         check_positive_integer(images_each, "num_images_per_prompt")
-        guidance_scale = settings_of_call(self.default_settings, options["guidance_scale"], None)["guidance_scale"]
+        if options["guidance_scale"] is None:
+            options["guidance_scale"] = self.default_settings["guidance_scale"]
+        guidance_scale = options["guidance_scale"]
         check_number(guidance_scale, "guidance_scale")
         prompt, weights = check_weights(options["prompt"], guidance_scale)
         embeds = options["prompt_embeds"], options["negative_prompt_embeds"]

@@ -27,7 +27,7 @@ def pixels(scene, rng):
 
 
 def test_the_oracle_reads_what_was_drawn(rng):
-    scenes = [random_scene(rng, held_out=None) for _ in range(1000)]
+    scenes = [random_scene(rng, held_out=None) for _ in range(400)]
     right = [read(pixels(scene, rng)) == scene for scene in scenes]
     assert np.mean(right) >= 0.995
 
@@ -38,14 +38,14 @@ def test_the_oracle_reads_every_single_shape(rng):
 
 
 def test_the_oracle_reads_pictures_that_are_a_little_wrong(rng):
-    """As generated pictures are: noise, and a speck."""
+    """Noise and a speck, as in generated pictures."""
     right = 0
-    for _ in range(200):
+    for _ in range(60):
         scene = random_scene(rng, held_out=None)
         x = pixels(scene, rng).astype(float) + rng.normal(0, 12, (64, 64, 3))
         x[2:5, 2:5] = 255 - x[2:5, 2:5]
         right += read(x.clip(0, 255).astype(np.uint8)) == scene
-    assert right >= 190
+    assert right >= 57
 
 
 def test_what_shows_no_scene_is_read_as_none(rng):
@@ -90,7 +90,7 @@ def test_a_held_out_pair_is_held_out_in_every_arrangement(rng):
         assert is_held_out(Scene("gray", other_size, scene.second, "left"))
 
 
-def test_training_scenes_are_never_held_out_and_half_the_choice_is_told(rng):
+def test_training_scenes_are_never_held_out(rng):
     scenes = [random_scene(rng, pairs=0.7) for _ in range(500)]
     assert not any(is_held_out(scene) for scene in scenes)
     assert 0.6 < np.mean([scene.second is not None for scene in scenes]) < 0.8
@@ -100,9 +100,9 @@ def test_training_scenes_are_never_held_out_and_half_the_choice_is_told(rng):
 def test_captions_vary_and_say_the_same(rng):
     scene = Scene("gray", Shape("small", "blue", "ring"), Shape("large", "yellow", "triangle"), "left")
     assert caption(scene) == "a small blue ring to the left of a large yellow triangle on a gray background"
-    said = {caption(scene, rng) for _ in range(300)}
-    assert len(said) > 50
-    for text in said:
+    captions = {caption(scene, rng) for _ in range(300)}
+    assert len(captions) > 50
+    for text in captions:
         ring, triangle = text.index("blue ring"), text.index("yellow triangle")
         assert ("left of" in text) == (ring < triangle)
         assert ("right of" in text) == (ring > triangle)

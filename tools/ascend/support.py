@@ -1,16 +1,16 @@
-"""What the installed MindSpore says and holds about its primitives on Ascend.
+"""What the installed MindSpore documents and contains for its primitives on Ascend.
 
-Two kinds of evidence, neither of which is an NPU that ran something:
+There are two kinds of evidence, neither of which comes from an NPU:
 
 - documented: the "Supported Platforms" line in the docstring of the primitive, or of the function it refers to.
   Gradients and other primitives that users do not call have none.
-- registered: what the Ascend part of the wheel has under the primitive's name. "aclnn": a kernel class in the
-  operator library, which calls an operator of CANN by its aclnn interface. "CANN": an adapter to an operator of CANN
-  of the same name, or of that with a version. "AiCPU": a description of an operator for the processor's own CPU
-  cores; that is also there for primitives of which the documentation says that Ascend has them not, so it is the
-  weakest. "rewritten": a pass over graphs that puts other primitives in its place.
+- registered: what the Ascend part of the wheel contains under the name of the primitive. "aclnn": a kernel class in
+  the operator library, which calls an operator of CANN by its aclnn interface. "CANN": an adapter to an operator of
+  CANN with the same name, or with this name and a version. "AiCPU": the description of an operator for the CPU cores
+  of the NPU; this is the weakest evidence, because it also exists for primitives documented as missing on Ascend.
+  "rewritten": a pass over graphs that replaces the primitive by others.
 
-The libraries cannot be loaded where CANN is not installed: the names of their classes are read from the files.
+The libraries cannot be loaded without CANN: the names of their classes are read from the files.
 """
 
 import importlib
@@ -29,35 +29,35 @@ OPERATOR_LIBRARY = ROOT / "lib/plugin/libmindspore_ops_ascend.so"
 ADAPTER_LIBRARY = ROOT / "lib/plugin/ascend/libmindspore_ascend_res_manager.so"
 PASS_LIBRARY = ROOT / "lib/plugin/libmindspore_ascend.so.2"
 DESCRIPTIONS = ROOT / "config/op_info.config"
-# Where primitives are defined, in the order they are looked for.
+# The modules that define primitives, in the order of the search.
 MODULES = ("auto_generate.gen_ops_prim", "operations", "operations._grad_ops", "operations._inner_ops")
 MODULES += ("operations._rl_inner_ops", "auto_generate.pyboost_inner_prim", "operations.random_ops")
 
-# Names of C++ classes as compilers write them: each part of the name after its length.
+# Names of C++ classes as compilers mangle them: each part of the name follows its length.
 KERNEL = re.compile(rb"N9mindspore6kernel(\d\w*?)E\0")
 KERNEL_CLASS = re.compile(r"Aclnn(\w+)KernelMod|(\w+?)(?:AclnnKernelMod|Ascend)")
 ADAPTER = re.compile(rb"OpAdapterINS1_\d+cz(\w+?)EEE\0")
 PASS = re.compile(rb"N9mindspore3opt\d+(\w+?)UnifyMindIR\d?E")
-VERSIONS = ("", "V2", "V3", "V4", "D")  # what CANN's name may have behind the primitive's
+VERSIONS = ("", "V2", "V3", "V4", "D")  # suffixes of CANN's names
 PLATFORMS = re.compile(r"Supported Platforms:\s*\n\s*(.+)")
 REFERENCE = re.compile(r"Refer to\s+:func:`mindspore\.([\w.]+)`")
 
 
 @dataclass(frozen=True)
 class Support:
-    """documented: the platforms of the docstring, None where there is no such line; registered: what the wheel has."""
+    """The platforms in the docstring (None: it names none), and the registrations in the wheel."""
 
     documented: Optional[tuple[str, ...]]
     registered: tuple[str, ...]
 
     @property
     def supported(self) -> bool:
-        """What the documentation says; where that says nothing, whether anything is registered."""
+        """Whether Ascend is documented, or, without documentation, whether anything is registered."""
         return bool(self.registered) if self.documented is None else "Ascend" in self.documented
 
     @property
     def evidence(self) -> str:
-        """In a few words."""
+        """A short text for the table."""
         if self.documented is not None and "Ascend" not in self.documented:
             return f"documented for {', '.join(self.documented)} only"
         documented = "documented" if self.documented else ""
@@ -66,7 +66,7 @@ class Support:
 
 
 def support(primitive: str) -> Support:
-    """What is known about a primitive, by its name in a graph."""
+    """The evidence for a primitive, by its name in a graph."""
     return Support(documented_platforms(primitive), tuple(registered(primitive)))
 
 
@@ -95,7 +95,7 @@ def _documentation(name: str) -> str:
 
 
 def registered(primitive: str) -> Iterator[str]:
-    """What the wheel has for it."""
+    """The kinds of registrations in the wheel."""
     if primitive.lower() in kernels():
         yield "aclnn"
     adapted = next((adapters()[name] for end in VERSIONS if (name := (primitive + end).lower()) in adapters()), None)
@@ -109,19 +109,19 @@ def registered(primitive: str) -> Iterator[str]:
 
 @cache
 def kernels() -> frozenset[str]:
-    """Primitives with a kernel class in the operator library, in lower case."""
+    """Lower-case names of the primitives with a kernel class in the operator library."""
     found = set()
     for name in KERNEL.findall(_library(OPERATOR_LIBRARY)):
         *spaces, last = _parts(name.decode())
-        # what is in "pyboost" is for calls outside graphs
+        # the classes in "pyboost" are for calls outside graphs
         if "pyboost" not in spaces and (kernel := KERNEL_CLASS.fullmatch(last)):
-            # a namespace of a class has the name of the primitive ("gather_d_grad_v2"), the class may have another
+            # a namespace has the name of the primitive ("gather_d_grad_v2"); the class may have another name
             found |= {kernel[1] or kernel[2], *(space.replace("_", "") for space in spaces)}
     return frozenset(map(str.lower, found))
 
 
 def _parts(mangled: str) -> list[str]:
-    """The names in "6matmul2Mm": matmul, Mm."""
+    """Demangles "6matmul2Mm" to ["matmul", "Mm"]."""
     parts = []
     while length := re.match(r"\d+", mangled):
         end = length.end() + int(length[0])
@@ -132,7 +132,7 @@ def _parts(mangled: str) -> list[str]:
 
 @cache
 def adapters() -> dict[str, str]:
-    """Operators of CANN that graphs are translated to: their names in lower case -> as they are."""
+    """Operators of CANN with an adapter: lower-case name -> name."""
     names = {name.decode() for name in ADAPTER.findall(_library(ADAPTER_LIBRARY))}
     return {name.lower(): name for name in sorted(names)}
 
@@ -146,13 +146,11 @@ def described() -> frozenset[str]:
 
 @cache
 def rewritten() -> frozenset[str]:
-    """Primitives that a pass for Ascend takes apart."""
+    """Primitives that a pass for Ascend replaces."""
     return frozenset(name.decode() for name in PASS.findall(_library(PASS_LIBRARY)))
 
 
 def _library(path: Path) -> bytes:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: this MindSpore was built without Ascend. Linux wheels have it."
-        )
+        raise FileNotFoundError(f"{path} does not exist: this MindSpore was built without Ascend. Use a Linux wheel.")
     return path.read_bytes()

@@ -1,36 +1,30 @@
-"""How long a denoising step of the published ITHQ model takes on an Ascend 910B, and its memory, estimated: no NPU ran.
+"""Estimates time and memory of a denoising step of the published ITHQ model on an Ascend 910B; nothing ran on one.
 
-    python tools/estimate_ascend.py
+    python tools/ascend/estimate.py
 
-Compiles the guided step of one picture in float16 with one and with two of the 36 layers, in the form for Ascend, and
-counts from the nodes of both graphs the operations of matrix products, and the bytes that every primitive reads and
-writes if each is one kernel and nothing stays in a cache. What the second layer adds is counted 36 times. Both are
-divided by the peak rates that CANN's documentation gives. Real kernels reach a part of a peak, and starting hundreds of
-kernels takes time that is not counted; caches and fused kernels save a part of the bytes.
+Compiles the guided step of one picture in float16 with one and with two of the 36 layers, in their form for Ascend.
+Counts from the nodes of both graphs the operations of matrix products, and the bytes that each primitive reads and
+writes as if it were a kernel of its own without a cache. What the second layer adds is counted 36 times. Both numbers
+are divided by the peak rates from CANN's documentation. Real kernels do not reach the peaks, and starting hundreds of
+kernels takes time that is not counted; caches and fused kernels save some of the bytes.
 
-Counted for both forms of attention: as one fused kernel, which never writes the scores, as on Atlas A2; and written
-out, as on an NPU that has no such kernel.
+There are two forms of attention: one fused kernel, which never writes the scores, as on Atlas A2; and decomposed, as on
+an NPU without such a kernel.
 """
 
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from unittest import mock
 
 import mindspore as ms
 import numpy as np
-from ascend_ir import Node, saved_graphs
-from audit_ascend import INTERNAL
-from mindspore import Tensor
+from graphs import built_for_ascend, text_pipeline, text_step, vq_model
+from ir import INTERNAL, Node, compiled_graphs
 
-from mindone_vq import CLIPTextModel, Transformer2DModel, VQDiffusionScheduler
-from mindone_vq.diffusion.samplers import Ancestral
-from mindone_vq.nn.device import built_for
-from mindone_vq.pipelines.denoising import make_step
-from mindone_vq.pipelines.graphs import GraphCache
+from mindone_vq import CLIPTextModel
 
-LAYERS, HEADS, PIXELS, CLASSES, TIMESTEPS = 36, 16, 1024, 4097, 100
+LAYERS, HEADS, HEAD_WIDTH, PIXELS, CLASSES, TIMESTEPS = 36, 16, 88, 1024, 4097, 100
 LENGTH, TEXT_WIDTH, TEXT_LAYERS = 77, 512, 12
 # Ascend 910B2, docs/ascend.md has the source
 PEAK_OPERATIONS, PEAK_BYTES = 353e12, 1.6e12  # a second: float16 matrix products; memory
@@ -42,7 +36,7 @@ FUSED = "FlashAttentionScore"
 
 
 def tensors(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """Types and shapes of the tensors in what MindSpore writes about inputs or outputs."""
+    """Types and shapes of the tensors in the inputs or outputs of a node."""
     found = []
     for types, shapes in TUPLE.findall(text):
         repeated = re.findall(r"Tensor\[(\w+)\](?:\*(\d+))?", types)  # "Tensor[Float32]*3"
@@ -56,14 +50,14 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def operations(node: Node) -> int:
-    """Multiplications and additions of a matrix product, or of the two in a fused attention."""
+    """Multiplications and additions of a matrix product, or of the two products in fused attention."""
     if node.primitive == FUSED:
         (_, query), (_, key) = tensors(node.inputs)[:2]
         return 4 * math.prod(query) * key[1]  # (batch, tokens, ...) both
     if node.primitive not in ("MatMul", "BatchMatMul"):
         return 0
     (_, left), (_, output) = tensors(node.inputs)[0], tensors(node.outputs)[0]
-    # the axis that is summed is the one that is in the left factor and not in the product
+    # the summed axis is in the left factor and not in the product
     return 2 * math.prod(output) * math.prod(left) // math.prod(output[:-1])
 
 
@@ -76,7 +70,7 @@ def moved(node: Node) -> int:
 
 @dataclass
 class Compiled:
-    """Nodes of a step, and of what is computed once for all steps, for one layer; and the weights of the network."""
+    """The nodes of a step, the nodes of what is computed once for all steps and one layer, the number of weights."""
 
     step: list[Node]
     once: list[Node]
@@ -84,52 +78,37 @@ class Compiled:
 
 
 def compiled(layers: int, fused: bool) -> Compiled:
-    """What a pipeline compiles for a guided call on an Ascend that has a fused attention kernel, or that has none."""
-    with built_for("Ascend"), mock.patch("mindone_vq.nn.attention.fused_attention", lambda: fused):
-        return _compiled(layers)
-
-
-def _compiled(layers: int) -> Compiled:
-    transformer = Transformer2DModel(
-        num_layers=layers,
-        num_attention_heads=HEADS,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_bias=True,
-        sample_size=math.isqrt(PIXELS),
-        num_vector_embeds=CLASSES,
-        num_embeds_ada_norm=TIMESTEPS,
-        activation_fn="geglu-approximate",
-    ).to(ms.float16)
-    scheduler = VQDiffusionScheduler(CLASSES, TIMESTEPS)
-    scheduler.set_timesteps(TIMESTEPS)
-    told = Tensor(np.zeros((2, LENGTH, TEXT_WIDTH), np.float16))
-    with saved_graphs() as once:
-        step = make_step(GraphCache(), transformer, Ancestral.cell, 2, told)
-    x_t, uniforms = np.full((1, PIXELS), CLASSES - 1, np.int32), np.full((1, PIXELS), 0.5, np.float32)
-    numbers = Tensor([5.0], ms.float32), Tensor([0.86], ms.float32)
-    with saved_graphs() as saved:
-        try:
-            step(Tensor(x_t), TIMESTEPS - 1, scheduler.jump(TIMESTEPS - 1), *numbers, Tensor(uniforms))
-        except RuntimeError:  # a CPU has no fused attention: compiled as far as it is read
-            if saved.begun > len(saved.texts):
-                raise
-    return Compiled(saved.nodes(), once.nodes(), transformer.num_parameters())
+    """A guided call of a pipeline of ``layers`` layers, for an NPU with or without a fused attention kernel."""
+    with built_for_ascend(fused):
+        pipe = text_pipeline(
+            vq_model(num_vq_embeddings=CLASSES - 1),
+            LENGTH,
+            TEXT_WIDTH,
+            num_layers=layers,
+            num_attention_heads=HEADS,
+            attention_head_dim=HEAD_WIDTH,
+            sample_size=math.isqrt(PIXELS),
+            num_vector_embeds=CLASSES,
+            num_embeds_ada_norm=TIMESTEPS,
+        ).to(ms.float16)
+        once, step = compiled_graphs(lambda: text_step(pipe, 1, guidance_scale=5.0, truncation_rate=0.86))
+    return Compiled(step, once, pipe.transformer.num_parameters())
 
 
 def text_encoder_parameters() -> int:
-    """Those of CLIP's text encoder."""
+    """The number of weights of CLIP's text encoder."""
     sizes = dict(hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_attention_heads=8)
     one, two = (CLIPTextModel(num_hidden_layers=n, **sizes).num_parameters() for n in (1, 2))
     return one + (TEXT_LAYERS - 1) * (two - one)
 
 
 def totals(nodes: Iterable[Node]) -> np.ndarray:
-    """Operations, bytes, kernels."""
+    """Operations, bytes and kernels of all nodes."""
     return sum((np.array([operations(each), moved(each), each.primitive not in FREE]) for each in nodes), np.zeros(3))
 
 
 def largest(nodes: Iterable[Node]) -> int:
-    """Bytes of the largest tensor that is made."""
+    """Bytes of the largest output."""
     return max(SIZES[name] * math.prod(shape) for each in nodes for name, shape in tensors(each.outputs))
 
 
@@ -140,7 +119,7 @@ def row(name: str, values: np.ndarray) -> str:
 
 
 def report_step(title: str, one: list[Node], two: list[Node]) -> None:
-    """Prints a table of a step, from the nodes with one and with two layers."""
+    """Prints the table of a step, from the nodes of a step with one and with two layers."""
     layer = totals(two) - totals(one)
     rest = totals(one) - layer
     step = rest + LAYERS * layer
@@ -162,7 +141,7 @@ def _has_all_classes(node: Node) -> bool:
 
 
 def main() -> None:
-    for title, fused in (("Fused attention:", True), ("Scores written out:", False)):
+    for title, fused in (("Fused attention:", True), ("Decomposed attention:", False)):
         one, two = compiled(1, fused), compiled(2, fused)
         report_step(title, one.step, two.step)
     weights = one.parameters + (LAYERS - 1) * (two.parameters - one.parameters)

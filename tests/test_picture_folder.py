@@ -1,4 +1,4 @@
-"""What is planned, what counts as done, and what is left at the end; without a model."""
+"""The planned pictures and the files of a folder; without a model."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mindone_vq.pipelines.picture_folder import KEY, Picture, PictureFolder, describe, plan
+from mindone_vq.batch import KEY, Picture, PictureFolder, describe, plan
 from mindone_vq.text.prompts import Prompt
 
 SETTINGS = {"weights": "0123", "num_inference_steps": 5, "guidance_scale": 2.0}
@@ -68,7 +68,7 @@ def test_what_killed_runs_left_is_removed_in_the_end(image, tmp_path):
     assert pictures.done() == set()
     for number in range(2):
         pictures.save(number, image)
-    assert set(ours) < set(names(tmp_path))  # not before: they might be another worker's
+    assert set(ours) < set(names(tmp_path))  # not before: another process may be writing them
     assert pictures.finish()
     assert names(tmp_path) == sorted([*others, "manifest.jsonl", "pictures/000000.png", "pictures/cat.png"])
 
@@ -81,7 +81,7 @@ def test_workers_that_finish_together_leave_one_manifest(image, tmp_path, monkey
 
     def interrupted(temporary, path):
         calls.append(path)
-        if len(calls) == 1:  # another one takes this one's temporary file for a leftover, and finishes before it
+        if len(calls) == 1:  # another process removes this temporary file and finishes first
             assert folder(tmp_path).finish()
         replace(temporary, path)
 
@@ -93,22 +93,22 @@ def test_workers_that_finish_together_leave_one_manifest(image, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"weights": "4567"}, "weights '0123' instead of '4567'"),
         ({"guidance_scale": 3.0}, "guidance_scale 2.0 instead of 3.0"),
         ({"dtype": "float16"}, "dtype None instead of 'float16'"),
         ({"pictures": [Picture("a dog", 7, "cat.png")]}, "prompt 'ein Kätzchen ☃' instead of 'a dog'"),
         ({"pictures": [Picture("ein Kätzchen ☃", 8, "cat.png")]}, "seed 7 instead of 8"),
-        ({"pictures": PICTURES[:1]}, "it is not among the pictures asked for"),
+        ({"pictures": PICTURES[:1]}, "is not one of the planned pictures"),
     ],
 )
-def test_other_pictures_are_refused(changes, said, image, tmp_path):
+def test_other_pictures_are_refused(changes, message, image, tmp_path):
     folder(tmp_path).save(1, image)
     with pytest.raises(ValueError) as caught:
         folder(tmp_path, **changes).done()
-    assert str(caught.value).startswith(f"{tmp_path / 'pictures/cat.png'} is there, and it ")
-    assert said in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'pictures/cat.png'} exists, but ")
+    assert message in str(caught.value)
     assert folder(tmp_path).done() == {1}
 
 
@@ -127,7 +127,7 @@ def test_a_picture_that_does_not_say_how_it_was_made_is_refused(content, image, 
         text = PngInfo()
         text.add_text("Title" if content == "no description" else KEY, "[1]" if content == "no object" else "{")
         image.save(path, pnginfo=text)
-    with pytest.raises(ValueError, match=r"cat\.png is there, and it does not say how it was made"):
+    with pytest.raises(ValueError, match=r"cat\.png exists, but contains no description"):
         folder(tmp_path).done()
 
 

@@ -1,1 +1,0 @@
-"""What is installed here and whether it works, as a text for a bug report: ``python -m mindone_vq.doctor``."""
