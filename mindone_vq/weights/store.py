@@ -15,7 +15,7 @@ from mindspore import Parameter, Tensor, nn
 from mindone_vq.weights.files import write_json
 from mindone_vq.weights.lazy import LazyTensor
 from mindone_vq.weights.rules import current_name, reason_to_ignore, state_dict_parameters
-from mindone_vq.weights.safetensors_file import read_safetensors, stored_bytes, write_safetensors
+from mindone_vq.weights.safetensors_file import read_safetensors, write_safetensors
 from mindone_vq.weights.torch_pickle import open_checkpoint
 
 READABLE, PICKLED = ".safetensors", ".bin"
@@ -219,7 +219,7 @@ def write_weights(
         file = f"{stem}{infix}-{number:05d}-of-{len(shards):05d}{READABLE}"
         write_safetensors(folder / file, {name: tensors[name] for name in names})
         place.update(dict.fromkeys(names, file))
-    total = sum(stored_bytes(tensor) for tensor in tensors.values())
+    total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": place}
     write_json(folder / f"{stem}{READABLE}.index{infix}.json", index)
 
@@ -243,9 +243,9 @@ def split_into_shards(tensors: Mapping[str, LazyTensor], max_shard_size: Optiona
     shards: list[list[str]] = [[]]
     filled = 0
     for name, tensor in tensors.items():
-        if max_shard_size is not None and shards[-1] and filled + stored_bytes(tensor) > max_shard_size:
+        if max_shard_size is not None and shards[-1] and filled + tensor.nbytes > max_shard_size:
             shards.append([])
             filled = 0
         shards[-1].append(name)
-        filled += stored_bytes(tensor)
+        filled += tensor.nbytes
     return shards
