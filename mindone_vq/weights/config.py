@@ -76,15 +76,10 @@ class ConfigMixin:
         subfolder = subfolder or ""
         path = hub.resolve(pretrained_model_name_or_path, [subfolder], **hub_options) / subfolder / cls.config_name
         config = read_json(path)
-        cls.check_config(config, path)
-        return config
-
-    @classmethod
-    def check_config(cls, config: Mapping[str, Any], path: Path) -> None:
-        """Raises ValueError if ``config`` names another class."""
         named = named_class(config) or cls.__name__
         if named not in cls.family():
             raise ValueError(f"{path} is the config of a {named}, not of a {cls.__name__}.")
+        return config
 
     @classmethod
     def arguments(cls) -> dict[str, inspect.Parameter]:
