@@ -73,7 +73,7 @@ def resolve(
     if path.exists():
         raise FileNotFoundError(f"{source} is a file; give the folder that holds model_index.json or config.json.")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        raise FileNotFoundError(f"{source} is not a folder here, nor a hub id of the form owner/name.")
+        raise FileNotFoundError(f"{source} is not a folder here, and not a hub id of the form owner/name.")
     return _download(str(source), folders, variant, use_safetensors, **hub_options)
 
 

@@ -154,7 +154,11 @@ def test_old_archives_that_do_not_tell_their_byte_order_are_read(tmp_path):
 def test_both_formats_are_read_bit_for_bit(is_legacy, tmp_path):
     file = sample(is_legacy)
     assert outcome(write(tmp_path, file.content), file) == {"right"}
+    state = open_checkpoint(tmp_path / "checkpoint.pt")[0]["state"]
     for key, array in file.arrays.items():
+        copy = io.BytesIO()
+        state[key].write_to(copy)
+        assert copy.getvalue() == array.tobytes()
         places = file.places[file.storage_of[key]]
         assert "block" not in key or file.content[places.start : places.stop] == array.tobytes()
     assert len(file.arrays) == 21 and 90_000 < len(file.content) < 120_000
