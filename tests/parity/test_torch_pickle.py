@@ -89,11 +89,10 @@ def assert_read(value, path, is_zip=True, protocol=2):
 
 
 @pytest.mark.parametrize("is_zip, protocol", FORMATS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_type_is_read_bit_for_bit(dtype, is_zip, protocol, tmp_path):
+def test_every_type_is_read_bit_for_bit(is_zip, protocol, tmp_path):
     generator = torch.Generator().manual_seed(protocol)
     shapes = [(), (1,), (0,), (7,), (3, 0, 2), (2, 3, 4), (1, 2, 1, 3, 1, 2, 1), (1,) * 32]
-    value = {str(shape): random_tensor(shape, dtype, generator) for shape in shapes}
+    value = {f"{dtype} {shape}": random_tensor(shape, dtype, generator) for dtype in DTYPES for shape in shapes}
     assert_read(value, tmp_path / "x.pt", is_zip, protocol)
 
 
@@ -298,7 +297,7 @@ def test_tensors_that_are_not_plain_numbers_are_refused_by_name(make, named, tmp
 
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_only_what_is_asked_for_is_read(is_zip, tmp_path, monkeypatch):
-    value = {"large": torch.zeros(50, 2**20), "small": torch.arange(1000.0), "part": torch.ones(10, 10)[3:5]}
+    value = {"large": torch.zeros(5, 2**20), "small": torch.arange(1000.0), "part": torch.ones(10, 10)[3:5]}
     path, lengths, fill = written(value, tmp_path / "x.pt", is_zip), [], Storage._fill
     monkeypatch.setattr(Storage, "_fill", lambda *args: lengths.append(len(args[1])) or fill(*args))
 
@@ -309,15 +308,15 @@ def test_only_what_is_asked_for_is_read(is_zip, tmp_path, monkeypatch):
     tracemalloc.start()
     try:
         tree, _ = open_checkpoint(path)
-        assert bytes_read() < 10_000 and path.stat().st_size > 200 * 2**20
+        assert bytes_read() < 10_000 and path.stat().st_size > 20 * 2**20
         assert same(tree["small"], value["small"])
         assert bytes_read() == 4000
         assert same(tree["part"], value["part"])
         assert bytes_read() == (400 + 80 if is_zip else 80)  # an archive's checksum is of the whole storage
         assert tracemalloc.get_traced_memory()[1] < 2**20
-        assert tree["large"].read().shape == (50, 2**20)
-        assert bytes_read() == 200 * 2**20
-        assert tracemalloc.get_traced_memory()[1] < 201 * 2**20
+        assert tree["large"].read().shape == (5, 2**20)
+        assert bytes_read() == 20 * 2**20
+        assert tracemalloc.get_traced_memory()[1] < 21 * 2**20
     finally:
         tracemalloc.stop()
 
