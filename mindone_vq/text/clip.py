@@ -21,19 +21,16 @@ class CLIPTextOutput(NamedTuple):
     pooler_output: Tensor
 
 
-class QuickGELU(nn.Cell):
-    """``x * sigmoid(1.702 x)``, what OpenAI's CLIP was trained with."""
-
-    def construct(self, x: Tensor) -> Tensor:
-        return x * ops.sigmoid(1.702 * x)
+def quick_gelu(x: Tensor) -> Tensor:
+    """``x * sigmoid(1.702 x)``, with which OpenAI trained CLIP."""
+    return x * ops.sigmoid(1.702 * x)
 
 
-class ExactGELU(nn.Cell):
-    def construct(self, x: Tensor) -> Tensor:
-        return ops.gelu(x, approximate="none")
+def exact_gelu(x: Tensor) -> Tensor:
+    return ops.gelu(x, approximate="none")
 
 
-ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": ExactGELU}
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
 
 
 class CLIPAttention(nn.Cell):
@@ -54,7 +51,7 @@ class CLIPAttention(nn.Cell):
 class CLIPMLP(nn.Cell):
     def __init__(self, hidden_size: int, intermediate_size: int, hidden_act: str) -> None:
         super().__init__()
-        self.activation_fn = ACTIVATIONS[hidden_act]()
+        self.activation_fn = ACTIVATIONS[hidden_act]
         self.fc1 = nn.Dense(hidden_size, intermediate_size)
         self.fc2 = nn.Dense(intermediate_size, hidden_size)
 
@@ -111,15 +108,15 @@ class CLIPTextTransformer(nn.Cell):
 
 
 class CLIPTextModel(PretrainedCell):
-    """CLIP's text encoder, with transformers' config and weight names.
+    """CLIP's text encoder, with the config and the weight names of transformers.
 
     Args:
-        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
-        max_position_embeddings, layer_norm_eps: the sizes.
+        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, max_position_embeddings,
+            layer_norm_eps: as in transformers.
         hidden_act: "quick_gelu" or "gelu".
-        eos_token_id: the token where the pooled output is taken; 2, from configs that were written wrong,
-            means the largest id in the prompt.
-        bos_token_id, pad_token_id, projection_dim, attention_dropout: kept for the config.
+        eos_token_id: the token at which the pooled output is taken. 2, a known error in old configs, means the largest
+            id of the prompt.
+        bos_token_id, pad_token_id, projection_dim, attention_dropout: not used; kept for the config.
     """
 
     weights_stems = ("model", "pytorch_model")
@@ -158,8 +155,8 @@ class CLIPTextModel(PretrainedCell):
             hidden_size,
             layer_norm_eps,
         )
-        hidden = np.triu(np.full((max_position_embeddings,) * 2, -1e9, np.float32), k=1)
-        self.causal_mask = Tensor(hidden)  # (length, length): a token does not see those after it
+        # (length, length): a token does not attend to later ones
+        self.causal_mask = Tensor(np.triu(np.full((max_position_embeddings,) * 2, -1e9, np.float32), k=1))
 
     def construct(self, input_ids: Tensor, return_dict: bool = True) -> CLIPTextOutput:
         """input_ids: (batch, length <= max_position_embeddings) integers -> (last_hidden_state, pooler_output)."""
@@ -167,24 +164,20 @@ class CLIPTextModel(PretrainedCell):
         if length > self.max_length:
             raise ValueError(f"a prompt has {length} tokens; this model takes {self.max_length}.")
         last_hidden_state = self.text_model(input_ids, self.causal_mask[:length, :length])
-        if self.eos_token_id == 2:
-            end = ops.argmax(input_ids.astype(ms.int32), dim=-1)
-        else:
-            end = ops.argmax((input_ids == self.eos_token_id).astype(ms.int32), dim=-1)  # the first of them
+        is_end = input_ids if self.eos_token_id == 2 else input_ids == self.eos_token_id
+        end = ops.argmax(is_end.astype(ms.int32), dim=-1)  # the first one
         pooler_output = ops.gather(last_hidden_state, end.expand_dims(-1), 1, 1).squeeze(1)  # (batch, hidden_size)
         return last_hidden_state, pooler_output
 
     @property
     def hidden_size(self) -> int:
-        """Of a text embedding."""
+        """Channels of a text embedding."""
         return self.config["hidden_size"]
 
     @classmethod
     def load_config(cls, *source: Any, **options: Any) -> dict[str, Any]:
-        """The arguments in transformers' config; its many entries about training and generation are left out."""
-        config = super().load_config(*source, **options)
-        known = cls.arguments()
-        return {key: value for key, value in config.items() if key in known}
+        """The arguments in transformers' config, without its entries about training and generation."""
+        return {key: value for key, value in super().load_config(*source, **options).items() if key in cls.arguments()}
 
     def config_to_save(self) -> dict[str, Any]:
         own = {key: value for key, value in self.config.items() if not key.startswith("_")}

@@ -1,4 +1,4 @@
-"""Prompts in a file."""
+"""Files of prompts."""
 
 import json
 import re
@@ -12,7 +12,7 @@ SHOWN = 80  # characters of a line in a message
 
 @dataclass(frozen=True)
 class Prompt:
-    """text: what to show; id: what to call it, another for each prompt; seed: its own, if the file gives one."""
+    """text; id: a name, different for each prompt; seed: of its images, if the file gives one."""
 
     text: str
     id: str
@@ -20,17 +20,17 @@ class Prompt:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a text file, one a line, or of a ``.jsonl`` file, one JSON object a line; not blank lines.
+    """Reads a text file with one prompt a line, or a ``.jsonl`` file with one JSON object a line.
 
-    An object has "text", and if wanted "seed" and "id"; what else it has is passed over. The id of a prompt without one
-    is its number, from "000000".
+    An object has "text", and optionally "seed" and "id"; other entries are ignored. Without "id", the id of a prompt is
+    its number, from "000000" on. Blank lines are skipped.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is not as it must be, or two have one id; the message names the lines.
+        ValueError: a line is invalid, or two prompts have the same id. The message names the line.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; give a text file with one prompt a line, or a .jsonl file.")
+        raise FileNotFoundError(f"{path} is not a file; give a text file with one prompt a line, or a .jsonl file.")
     prompts: list[Prompt] = []
     lines_of: dict[str, int] = {}
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
@@ -40,11 +40,9 @@ def read_prompts(path: Path) -> list[Prompt]:
                 continue
             default = f"{len(prompts):06d}"
             prompt = _from_json(text, default) if path.suffix == ".jsonl" else Prompt(text, default)
-            first = lines_of.setdefault(
-                prompt.id.lower(), number
-            )  # names of files, which some systems do not tell apart
+            first = lines_of.setdefault(prompt.id.lower(), number)  # some file systems ignore case
             if first != number:
-                raise ValueError(f"its id is {prompt.id!r}, as that of line {first} is; each needs another")
+                raise ValueError(f"its id {prompt.id!r} is also that of line {first}; each prompt needs its own")
         except (ValueError, RecursionError) as error:
             shown = line[:SHOWN].decode("utf-8", "replace").strip()
             raise ValueError(f"line {number} of {path} cannot be used: {error}: {shown}") from error
@@ -61,11 +59,10 @@ def _from_json(line: str, default_id: str) -> Prompt:
     text, seed, name = entry["text"], entry.get("seed"), entry.get("id", default_id)
     if not isinstance(text, str) or not text.strip():
         raise ValueError('its "text" must be a string that is not empty')
-    text.encode()  # half of a surrogate pair is JSON, and no text
+    text.encode()  # fails for half of a surrogate pair, which JSON allows
     if seed is not None and (not _is_integer(seed) or seed < 0):
         raise ValueError('its "seed" must be an integer, 0 or more')
-    if _is_integer(name):
-        name = str(name)
+    name = str(name) if _is_integer(name) else name
     if not isinstance(name, str) or not ID.fullmatch(name):
         raise ValueError('its "id" must be of letters, digits, "_", "-" and "." (not the first), 200 at most')
     return Prompt(text.strip(), name, seed)

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: cleaning and splitting as transformers does it, byte-pair encoding by ``tokenizers``."""
+"""CLIP's tokenizer: text is cleaned as in transformers; ``tokenizers`` does the byte-pair encoding."""
 
 import os
 import re
@@ -14,17 +14,14 @@ from mindone_vq.outputs import output
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json, write_atomically, write_json
 
-# How a cleaned, lower-case text falls into words (OpenAI's CLIP, simple_tokenizer.py).
-MARKERS = ("<|startoftext|>", "<|endoftext|>")
+START, END = MARKERS = ("<|startoftext|>", "<|endoftext|>")
+# How a cleaned, lower-case text is split into words (OpenAI's CLIP, simple_tokenizer.py).
 WORD = r"<\|startoftext\|>|<\|endoftext\|>|(?i:'s|'t|'re|'ve|'m|'ll|'d)|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+WORDS = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 END_OF_WORD = "</w>"
-SPECIAL_DEFAULTS = {
-    "bos_token": "<|startoftext|>",
-    "eos_token": "<|endoftext|>",
-    "unk_token": "<|endoftext|>",
-    "pad_token": "<|endoftext|>",
-}
-# transformers writes a number near 1e30 where no length was set; CLIP's text encoders take 77 tokens.
+SPECIAL_DEFAULTS = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+# transformers writes a number near 1e30 where no length is set; CLIP's text encoders take 77 tokens.
 NO_LENGTH, CLIP_LENGTH = 10**6, 77
 CJK_RANGES = (
     (0x4E00, 0x9FFF),
@@ -40,14 +37,14 @@ CJK_RANGES = (
 
 @output
 class TokenizerOutput(NamedTuple):
-    """input_ids and attention_mask (1 where there is a token, 0 where there is padding)."""
+    """input_ids, and attention_mask: 1 for a token, 0 for padding."""
 
     input_ids: Any
     attention_mask: Any
 
 
 def clean_text(text: str) -> str:
-    """Drops control characters, sets ideographs apart, normalises (NFC), lower-cases, folds white space."""
+    """Removes control characters, separates ideographs, normalises (NFC), lower-cases, and joins white space."""
     kept = []
     for character in text:
         point = ord(character)
@@ -60,20 +57,18 @@ def clean_text(text: str) -> str:
         else:
             kept.append(character)
     words = unicodedata.normalize("NFC", "".join(kept)).split()
-    # transformers' word pattern, ignoring case, takes a lone iota subscript for a letter and for none: it is lost.
+    # In transformers' word pattern, which ignores case, an iota subscript is both a letter and none: it is lost.
     return " ".join(word.lower() for word in words).replace("\u0345", " ")
 
 
 class CLIPTokenizer:
-    """Prompts to token ids.
-
-    The ids are those of transformers' ``CLIPTokenizer`` in an environment without ftfy, whatever is installed.
+    """Prompts to token ids: those of transformers' ``CLIPTokenizer`` in an environment without ftfy.
 
     Args:
         vocab: token -> id.
-        merges: pairs in order of rank.
-        model_max_length: tokens a prompt is padded or cut to.
-        special_tokens: bos_token, eos_token, unk_token, pad_token; CLIP's own where not given.
+        merges: pairs of tokens in order of rank.
+        model_max_length: tokens that a prompt is padded or cut to.
+        special_tokens: bos_token, eos_token, unk_token, pad_token; by default CLIP's.
     """
 
     def __init__(
@@ -87,18 +82,18 @@ class CLIPTokenizer:
         missing = {key: token for key, token in names.items() if token not in vocab}
         if missing:
             raise ValueError(f"The vocabulary lacks the special tokens {missing}.")
-        self.bos_token, self.eos_token = names["bos_token"], names["eos_token"]
-        self.unk_token, self.pad_token = names["unk_token"], names["pad_token"]
+        self.bos_token, self.eos_token, self.unk_token, self.pad_token = (names[key] for key in SPECIAL_DEFAULTS)
         self.bos_token_id, self.eos_token_id = vocab[self.bos_token], vocab[self.eos_token]
         self.pad_token_id = vocab[self.pad_token]
         self.model_max_length = model_max_length
         self._vocab, self._merges = dict(vocab), list(merges)
-        self._special = _any_of(set(names.values()))
-        self._words = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
+        self._tokens = {index: token for token, index in vocab.items()}
+        longest_first = sorted(set(names.values()), key=len, reverse=True)
+        self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._bpe = Tokenizer(
             models.BPE(self._vocab, self._merges, unk_token=self.unk_token, end_of_word_suffix=END_OF_WORD)
         )
-        self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._bpe.pre_tokenizer = BYTES
         self._bpe.decoder = decoders.ByteLevel()
 
     @property
@@ -106,7 +101,7 @@ class CLIPTokenizer:
         return len(self._vocab)
 
     def encode(self, text: str) -> list[int]:
-        """One prompt -> [start, tokens..., end], never cut."""
+        """One prompt -> [start, tokens..., end], of any length."""
         if not isinstance(text, str):
             raise TypeError(f"a prompt is a string, given {type(text).__name__}: {text!r}.")
         ids = []
@@ -114,7 +109,7 @@ class CLIPTokenizer:
             if self._special.fullmatch(piece):
                 ids.append(self._vocab[piece])
                 continue
-            for word, _ in self._words.pre_tokenize_str(clean_text(piece)):
+            for word, _ in WORDS.pre_tokenize_str(clean_text(piece)):
                 is_marker = word in MARKERS and word in self._vocab
                 ids += [self._vocab[word]] if is_marker else self._bpe.encode(word).ids
         return [self.bos_token_id, *ids, self.eos_token_id]
@@ -155,13 +150,11 @@ class CLIPTokenizer:
         return TokenizerOutput(rows[0], masks[0]) if single else TokenizerOutput(rows, masks)
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """Ids -> text, as far as cleaning left it."""
-        tokens = {index: token for token, index in self._vocab.items()}
-        special = {self.bos_token, self.eos_token, self.unk_token, self.pad_token}
-        names = [tokens[int(index)] for index in token_ids]
+        """Ids -> the cleaned text."""
+        names = [self._tokens[int(index)] for index in token_ids]
         if skip_special_tokens:
-            names = [name for name in names if name not in special]
-        # The byte decoder knows no spaces: keep the ends of words through it.
+            names = [name for name in names if not self._special.fullmatch(name)]
+        # The byte decoder knows no spaces; the ends of words pass through it.
         return self._bpe.decoder.decode(names).replace(END_OF_WORD, " ").strip()
 
     def batch_decode(self, sequences: Iterable[Iterable[int]], skip_special_tokens: bool = False) -> list[str]:
@@ -172,27 +165,28 @@ class CLIPTokenizer:
     def from_pretrained(
         cls, pretrained_model_name_or_path: Union[str, os.PathLike], subfolder: str = "", **hub_options: Any
     ) -> "CLIPTokenizer":
-        """Reads vocab.json + merges.txt, or tokenizer.json; and tokenizer_config.json where it is there.
+        """Reads vocab.json and merges.txt, or tokenizer.json; and tokenizer_config.json if it exists.
 
         Raises:
             FileNotFoundError: neither form is in the folder.
-            ValueError: a file is not what its name says.
+            ValueError: a file is invalid.
         """
         folder = hub.resolve(pretrained_model_name_or_path, [subfolder], **hub_options) / subfolder
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             vocab = read_json(folder / "vocab.json")
             lines = (folder / "merges.txt").read_text(encoding="utf-8").strip().split("\n")
-            merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+            merges = pairs(line for line in lines if line and not line.startswith("#version"))
         elif (folder / "tokenizer.json").is_file():
             vocab, merges = _read_tokenizer_json(folder / "tokenizer.json")
         else:
             raise FileNotFoundError(f"{folder} holds neither vocab.json with merges.txt nor tokenizer.json.")
         if any(len(pair) != 2 for pair in merges):
             raise ValueError(f"a merge in {folder} is not a pair of tokens.")
-        config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-        named = read_json(folder / "special_tokens_map.json") if (folder / "special_tokens_map.json").is_file() else {}
-        special = {key: _token_text(value) for key, value in {**named, **config}.items() if key in SPECIAL_DEFAULTS}
-        special = {key: value for key, value in special.items() if value is not None}
+        files = [folder / "special_tokens_map.json", folder / "tokenizer_config.json"]
+        config = {key: value for file in files if file.is_file() for key, value in read_json(file).items()}
+        special = {key: config[key] for key in SPECIAL_DEFAULTS if config.get(key) is not None}
+        # An object has the text of a token as its content.
+        special = {key: token["content"] if isinstance(token, dict) else token for key, token in special.items()}
         length = config.get("model_max_length", CLIP_LENGTH)
         return cls(vocab, merges, int(length) if length < NO_LENGTH else CLIP_LENGTH, **special)
 
@@ -204,22 +198,13 @@ class CLIPTokenizer:
         write_json(folder / "vocab.json", self._vocab)
         write_atomically(folder / "merges.txt", ("\n".join(lines) + "\n").encode())
         write_json(folder / "special_tokens_map.json", special)
-        config = {
-            "tokenizer_class": type(self).__name__,
-            "model_max_length": self.model_max_length,
-            **special,
-        }
+        config = {"tokenizer_class": type(self).__name__, "model_max_length": self.model_max_length, **special}
         write_json(folder / "tokenizer_config.json", config)
 
 
-def _any_of(tokens: Iterable[str]) -> re.Pattern:
-    longest_first = sorted(tokens, key=len, reverse=True)
-    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
-
-
-def _token_text(token: Union[str, dict, None]) -> Optional[str]:
-    """A special token as configs have it: its text, or an object with its text as content."""
-    return token.get("content") if isinstance(token, dict) else token
+def pairs(merges: Iterable[Union[str, Sequence[str]]]) -> list[tuple[str, ...]]:
+    """Merges as tuples. Older releases write a pair as one string; no token has a space in it."""
+    return [tuple(pair.split() if isinstance(pair, str) else pair) for pair in merges]
 
 
 def _read_tokenizer_json(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -229,4 +214,4 @@ def _read_tokenizer_json(path: Path) -> tuple[dict[str, int], list[tuple[str, st
         raise ValueError(f"{path} does not hold a byte-pair encoding (model of type {model.get('type')!r}).")
     vocab = dict(model["vocab"])
     vocab.update({token["content"]: token["id"] for token in content.get("added_tokens", [])})
-    return vocab, [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
+    return vocab, pairs(model["merges"])

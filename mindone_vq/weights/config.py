@@ -15,7 +15,7 @@ logger = logging.getLogger("mindone_vq")
 
 
 class Config(dict):
-    """The arguments an object was made with: ``config["name"]`` or ``config.name``. It cannot be changed."""
+    """Constructor arguments: ``config["name"]`` or ``config.name``. It is immutable."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -34,9 +34,9 @@ class Config(dict):
 
 
 def register_to_config(init: Callable) -> Callable:
-    """Decorates ``__init__``: the name of the class and the arguments, defaults included, become ``self.config``.
+    """Decorates ``__init__``: the name of the class and the arguments, with defaults, become ``self.config``.
 
-    Keywords that begin with "_" are left out, so that ``cls(**config)`` works.
+    Keywords that begin with "_" are ignored, so that ``cls(**config)`` works.
     """
     signature = inspect.signature(init)
 
@@ -52,12 +52,12 @@ def register_to_config(init: Callable) -> Callable:
 
 
 def named_class(config: Mapping[str, Any]) -> Optional[str]:
-    """The class that a config says it belongs to, as diffusers or as transformers writes it; None: it does not say."""
+    """The class that a config names, as diffusers or transformers writes it; None: it names none."""
     return config.get("_class_name") or (config.get("architectures") or [None])[0]
 
 
 class ConfigMixin:
-    """What has a config file: it can be made from one and written to one."""
+    """An object that is made from a config file and can write one."""
 
     config_name = "config.json"
 
@@ -68,37 +68,36 @@ class ConfigMixin:
         subfolder: Optional[str] = None,
         **hub_options: Any,
     ) -> dict[str, Any]:
-        """The content of the config file of a folder or a hub id; refuses the config of another class."""
+        """The content of the config file in a folder or a hub repository.
+
+        Raises:
+            ValueError: it is the config of another class.
+        """
         subfolder = subfolder or ""
         path = hub.resolve(pretrained_model_name_or_path, [subfolder], **hub_options) / subfolder / cls.config_name
         config = read_json(path)
-        cls.check_config(config, path)
-        return config
-
-    @classmethod
-    def check_config(cls, config: Mapping[str, Any], path: Path) -> None:
-        """Raises ValueError where ``config`` says that it belongs to another class."""
         named = named_class(config) or cls.__name__
         if named not in cls.family():
             raise ValueError(f"{path} is the config of a {named}, not of a {cls.__name__}.")
+        return config
 
     @classmethod
     def arguments(cls) -> dict[str, inspect.Parameter]:
-        """The arguments of the constructor by name: what a config may hold."""
+        """The arguments of the constructor by name."""
         return {name: entry for name, entry in inspect.signature(cls.__init__).parameters.items() if name != "self"}
 
     @classmethod
     def family(cls) -> dict[str, type]:
-        """This class and those made from it, by name: what a config for it may name."""
-        return {cls.__name__: cls, **{kind.__name__: kind for kind in cls.__subclasses__()}}
+        """This class and its subclasses by name: those that a config for it may name."""
+        return {kind.__name__: kind for kind in (cls, *cls.__subclasses__())}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **changed: Any):
-        """Makes the object with the arguments in ``config``; entries that are no arguments are named in a warning.
+        """Makes an object. Entries of ``config`` that are no arguments are ignored with a warning.
 
         Args:
             config: arguments of the constructor by name.
-            changed: those that are to be other than in ``config``.
+            changed: arguments that replace those in ``config``.
 
         Raises:
             TypeError: ``config`` is a path; or ``changed`` names something that is no argument.
@@ -122,14 +121,14 @@ class ConfigMixin:
 
     @classmethod
     def split_options(cls, options: dict[str, Any], own: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The keywords of ``from_pretrained`` that change the config, and those for the hub.
+        """Splits the keywords of ``from_pretrained`` into changes of the config and options of the hub.
 
         Args:
-            options: all keywords that the method does not name.
-            own: those that it names.
+            options: the keywords.
+            own: the named arguments of the method, for messages.
 
         Raises:
-            TypeError: one is neither; says what it is called here, or what it resembles.
+            TypeError: a keyword is neither; says what to write instead.
         """
         known = cls.arguments()
         hub.check_options(options, [*known, *own, *hub.OPTIONS], f"{cls.__name__}.from_pretrained")
@@ -137,9 +136,9 @@ class ConfigMixin:
         return changed, {name: value for name, value in options.items() if name not in known}
 
     def config_to_save(self) -> dict[str, Any]:
-        """What the config file says."""
+        """The content of the config file."""
         return dict(self.config)
 
     def save_config(self, save_directory: Union[str, os.PathLike]) -> None:
-        """Writes the config file into a folder, which is made if needed."""
+        """Writes the config file into a folder, which is created if needed."""
         write_json(Path(save_directory) / self.config_name, self.config_to_save())

@@ -1,4 +1,4 @@
-"""Reading and writing small files without leaving half of one behind."""
+"""Files and folders that are written completely or not at all; and JSON."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file under a temporary name beside ``path``, renamed at the end: the old file or the whole new one."""
+    """A file that is written under a temporary name beside ``path``, and renamed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -28,53 +28,50 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes ``content`` into ``path``, whole or not at all."""
+    """Writes ``content`` into ``path``, completely or not at all."""
     with atomic_file(path) as file:
         file.write(content)
 
 
 @contextmanager
 def replacing_folder(destination: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder that takes the place of ``destination`` at the end, and is removed on an error.
+    """A new folder that replaces ``destination`` at the end, and is removed on an error.
 
     Raises:
-        FileExistsError: ``destination`` is there and may not be replaced.
+        FileExistsError: ``destination`` exists and may not be replaced.
     """
     check_destination(destination, overwrite)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    partial = destination.with_name(f".{destination.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial, previous = (destination.with_name(f".{destination.name}.{suffix}") for suffix in ("partial", "previous"))
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()
     try:
         yield partial
         if destination.exists():
-            previous = destination.with_name(f".{destination.name}.previous")
             shutil.rmtree(previous, ignore_errors=True)
             os.replace(destination, previous)
-            os.replace(partial, destination)
-            shutil.rmtree(previous)
-        else:
-            os.replace(partial, destination)
+        os.replace(partial, destination)
+        shutil.rmtree(previous, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
-    """Raises FileExistsError where ``destination`` is there and may not be replaced."""
+    """Raises FileExistsError if ``destination`` exists and may not be replaced."""
     if destination.is_file():
-        raise FileExistsError(f"{destination} is a file; the destination is a folder.")
+        raise FileExistsError(f"{destination} is a file; the destination must be a folder.")
     if destination.exists() and any(destination.iterdir()) and not overwrite:
-        raise FileExistsError(f"{destination} is there already; pass --overwrite (overwrite=True) to replace it.")
+        raise FileExistsError(f"{destination} exists already; pass --overwrite (overwrite=True) to replace it.")
 
 
 def check_writable(path: Path, is_folder: bool = False) -> None:
-    """Raises OSError where no file, or no folder, can be made at ``path``; leaves nothing."""
+    """Raises OSError if no file, or no folder, can be created at ``path``. Leaves nothing behind."""
     if path.exists() and path.is_dir() != is_folder:
         wanted = "a file; give the name of a folder." if is_folder else "a folder; give the name of a file."
         raise OSError(f"{path} is {wanted}")
-    place = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-    place = place if place.is_dir() or place != path.absolute() else place.parent
+    place = path.absolute() if path.is_dir() else path.absolute().parent
+    place = next(folder for folder in (place, *place.parents) if folder.exists())
     try:
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
@@ -94,9 +91,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: the file is not a JSON object.
     """
     if not path.is_file():
-        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        held = f"the folder holds {', '.join(beside) or 'nothing'}" if path.parent.is_dir() else "nor the folder"
-        raise FileNotFoundError(f"{path} does not exist; {held}.")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path} does not exist, nor does its folder.")
+        names = ", ".join(sorted(os.listdir(path.parent))) or "nothing"
+        raise FileNotFoundError(f"{path} does not exist; its folder holds {names}.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -22,7 +22,7 @@ FLOAT_TYPES = (ms.float32, ms.float16, ms.bfloat16)
 
 
 def check_dtype(dtype: Any, where: str = "mindspore_dtype") -> ms.Type:
-    """``dtype``, or float32 for None; TypeError for what no weight can be. ``where`` it was given."""
+    """``dtype``, or float32 for None. Raises TypeError, naming ``where`` it was given, for other types."""
     if dtype is None:
         return ms.float32
     if isinstance(dtype, str) or "torch" in type(dtype).__module__:
@@ -41,7 +41,7 @@ def check_saving(
     push_to_hub: bool,
     hub_options: Mapping[str, Any],
 ) -> None:
-    """Raises for arguments of ``save_pretrained`` with which nothing should be written."""
+    """Raises for invalid arguments of ``save_pretrained``, before anything is written."""
     if Path(save_directory).is_file():
         raise FileExistsError(f"{save_directory} is a file; give a folder to save into.")
     if not safe_serialization:
@@ -51,11 +51,45 @@ def check_saving(
     hub.check_options(hub_options, hub.PUSH_OPTIONS, "save_pretrained(push_to_hub=True)")
 
 
-class PretrainedCell(nn.Cell, ConfigMixin):
-    """A network that is loaded from and saved to a folder in diffusers' layout."""
+class SaveMixin:
+    """``save_pretrained`` of a network or a pipeline, which writes its files in ``_save``."""
+
+    def save_pretrained(
+        self,
+        save_directory: Union[str, os.PathLike],
+        variant: Optional[str] = None,
+        max_shard_size: Union[int, str, None] = None,
+        safe_serialization: bool = True,
+        push_to_hub: bool = False,
+        **hub_options: Any,
+    ) -> None:
+        """Writes the configs, and the weights as safetensors, under the names that diffusers uses.
+
+        Args:
+            save_directory: the folder, created if needed.
+            variant: an infix for the names of the weight files, such as "fp16".
+            max_shard_size: of a weight file: bytes, or "500MB", "2GB"; None: one file.
+            safe_serialization: must be True: pickles are read, not written.
+            push_to_hub: upload the folder afterwards; ``hub_options`` are those of ``mindone_vq.weights.hub.push``.
+
+        Raises:
+            FileExistsError, TypeError, ValueError: an argument is invalid. Nothing was written.
+        """
+        check_saving(save_directory, safe_serialization, push_to_hub, hub_options)
+        self._save(Path(save_directory), variant, store.size_in_bytes(max_shard_size))
+        if push_to_hub:
+            hub.push(Path(save_directory), **hub_options)
+
+    def _save(self, folder: Path, variant: Optional[str], max_shard_size: Optional[int]) -> None:
+        raise NotImplementedError
+
+
+class PretrainedCell(nn.Cell, ConfigMixin, SaveMixin):
+    """A network that is loaded from and saved to a folder in the layout of diffusers."""
 
     weights_stems = ("diffusion_pytorch_model",)
-    output_class: Optional[type] = None  # what a call returns; inside of a graph it is a plain tuple
+    output_class: Optional[type] = None  # of a call's result; inside of a graph it is a plain tuple
+    is_gradient_checkpointing = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outputs = super().__call__(*args, **kwargs)
@@ -63,19 +97,19 @@ class PretrainedCell(nn.Cell, ConfigMixin):
 
     @property
     def dtype(self) -> ms.Type:
-        """The type of the weights (float32 where there are none)."""
+        """The type of the weights (float32 without weights)."""
         return next((parameter.dtype for parameter in self.get_parameters()), ms.float32)
 
     @property
     def device(self) -> str:
-        """What MindSpore computes on: "CPU" or "Ascend"; the same for all networks."""
+        """MindSpore's device, "CPU" or "Ascend". It is the same for all networks."""
         return ms.get_context("device_target")
 
     def to(self, dtype: ms.Type) -> "PretrainedCell":
-        """Casts every weight in place; a network with ``force_upcast`` stays float32. Returns itself.
+        """Casts every weight in place and returns the network. With ``force_upcast`` in its config it stays float32.
 
         Raises:
-            TypeError: not a type of weights; a device is chosen with ``mindspore.set_device``.
+            TypeError: not a type of weights. A device is chosen with ``mindspore.set_device``.
         """
         dtype = self._dtype_to_use(check_dtype(dtype, "to()"))
         for parameter in self.get_parameters():
@@ -92,14 +126,14 @@ class PretrainedCell(nn.Cell, ConfigMixin):
         return self.to(ms.float32)
 
     def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers the weights are; with ``only_trainable``, those that training changes."""
+        """Number of elements of all weights, or of the trainable ones."""
         return sum(entry.size for entry in self.get_parameters() if entry.requires_grad or not only_trainable)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Training keeps the inputs of each block and computes the rest again: less memory, more time.
+        """Stores only the inputs of each block in training and recomputes the rest: less memory, more time.
 
         Raises:
-            ValueError: this network has no blocks to do so with.
+            ValueError: not supported by this network.
         """
         blocks = self.checkpointed_blocks()
         if not blocks:
@@ -107,24 +141,15 @@ class PretrainedCell(nn.Cell, ConfigMixin):
         if not self.is_gradient_checkpointing:
             for block in blocks:
                 block.recompute()
-        self._gradient_checkpointing = True
+        self.is_gradient_checkpointing = True
 
     def disable_gradient_checkpointing(self) -> None:
-        """Does nothing where it is not enabled.
-
-        Raises:
-            RuntimeError: it is; MindSpore cannot take it back.
-        """
+        """Raises RuntimeError if it is enabled: MindSpore cannot disable it again."""
         if self.is_gradient_checkpointing:
             raise RuntimeError("MindSpore cannot disable gradient checkpointing again: load the network anew.")
 
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """Whether ``enable_gradient_checkpointing`` was called."""
-        return getattr(self, "_gradient_checkpointing", False)
-
     def checkpointed_blocks(self) -> list[nn.Cell]:
-        """What ``enable_gradient_checkpointing`` computes again; none: it is not supported."""
+        """The blocks that gradient checkpointing recomputes; none: it is not supported."""
         return []
 
     @classmethod
@@ -138,23 +163,22 @@ class PretrainedCell(nn.Cell, ConfigMixin):
         output_loading_info: bool = False,
         **options: Any,
     ):
-        """Makes the network from its config and fills every weight.
+        """Makes the network from its config and loads every weight.
 
         Args:
             pretrained_model_name_or_path: a folder, or a hub id.
-            subfolder: where in it config.json lies.
+            subfolder: of config.json and the weights.
             mindspore_dtype: type of the weights; None: float32.
             variant: infix of the weight file, such as "fp16".
-            use_safetensors: True: safetensors only; False: PyTorch's .bin only; None: whichever is there, safetensors
-                first.
-            output_loading_info: return also a dict of the keys that were left out. Others never are: what is missing or
-                does not fit is an error.
-            options: arguments of the constructor that are to be other than in the config; and those of
+            use_safetensors: True: safetensors only; False: PyTorch's .bin only; None: either, safetensors first.
+            output_loading_info: return also a dict of the ignored keys. All other differences between the config
+                and the weights are errors.
+            options: arguments of the constructor that replace those in the config; and options of
                 ``mindone_vq.weights.hub.resolve``.
 
         Raises:
             TypeError: an unknown keyword.
-            FileNotFoundError: the folder, its config or its weights are not there.
+            FileNotFoundError: the folder, its config or its weights do not exist.
             ValueError: a file cannot be read, or belongs to another class.
             WeightMismatchError: config and weights do not fit.
         """
@@ -167,44 +191,21 @@ class PretrainedCell(nn.Cell, ConfigMixin):
         config = cls.load_config(folder)
         with no_init_parameters():
             network = cls.family()[named_class(config) or cls.__name__].from_config(config, **changed)
-        files = store.find_weights(folder, cls.weights_stems, variant, use_safetensors) if network.has_weights() else []
+        has_weights = bool(state_dict_parameters(network))
+        files = store.find_weights(folder, cls.weights_stems, variant, use_safetensors) if has_weights else []
         ignored = store.load_into(network, store.open_weights(files), network._dtype_to_use(dtype))
         network.set_train(False)
         if not output_loading_info:
             return network
         return network, {"missing_keys": [], "unexpected_keys": ignored, "mismatched_keys": [], "error_msgs": []}
 
-    def save_pretrained(
-        self,
-        save_directory: Union[str, os.PathLike],
-        variant: Optional[str] = None,
-        max_shard_size: Union[int, str, None] = None,
-        safe_serialization: bool = True,
-        push_to_hub: bool = False,
-        **hub_options: Any,
-    ) -> None:
-        """Writes config.json and the weights as safetensors, under the names diffusers has for them.
-
-        Args:
-            save_directory: the folder, made if needed.
-            variant: an infix for the names of the weight files, such as "fp16".
-            max_shard_size: write several files of at most this size each: bytes, or "500MB", "2GB"; None: one file.
-            safe_serialization: must be True: pickles are read, not written.
-            push_to_hub: upload the folder afterwards; ``hub_options`` are those of ``mindone_vq.weights.hub.push``.
-        """
-        check_saving(save_directory, safe_serialization, push_to_hub, hub_options)
-        folder, size = Path(save_directory), store.size_in_bytes(max_shard_size)
-        store.save_weights(self, folder, self.weights_stems[0], variant, size, self.extra_tensors())
+    def _save(self, folder: Path, variant: Optional[str], max_shard_size: Optional[int]) -> None:
+        tensors = {key: LazyTensor.of(parameter.asnumpy()) for key, parameter in state_dict_parameters(self).items()}
+        store.write_weights(folder, self.weights_stems[0], {**tensors, **self.extra_tensors()}, variant, max_shard_size)
         self.save_config(folder)
-        if push_to_hub:
-            hub.push(folder, **hub_options)
-
-    def has_weights(self) -> bool:
-        """Whether this network has any weight at all."""
-        return bool(state_dict_parameters(self))
 
     def extra_tensors(self) -> dict[str, LazyTensor]:
-        """Entries beyond the weights that diffusers expects in the file."""
+        """Tensors beside the weights that diffusers expects in the file."""
         return {}
 
     def _dtype_to_use(self, dtype: ms.Type) -> ms.Type:

@@ -1,7 +1,7 @@
-"""safetensors files: checked by the library; read lazily, and written, one tensor after another.
+"""safetensors files, read lazily and written one tensor after another.
 
-The library writes only what is in memory all at once, which a checkpoint of several gigabytes need not be, and maps a
-file to read it: all that was read would count as memory of the process.
+The library writes only tensors that are in memory all at once. It maps a file to read it, so that everything that was
+read counts as memory of the process. Therefore only its check of a file is used.
 """
 
 import json
@@ -9,7 +9,6 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -20,25 +19,23 @@ from safetensors.numpy import safe_open
 from mindone_vq.weights.files import atomic_file
 from mindone_vq.weights.lazy import STORED_AS, LazyTensor
 
-# Our name of an element type -> the format's.
-TYPE_NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint64": "U64",
-    "uint32": "U32",
-    "uint16": "U16",
-    "uint8": "U8",
-    "bool": "BOOL",
+# The format's name of an element type -> ours.
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
-OUR_NAMES = {theirs: ours for ours, theirs in TYPE_NAMES.items()}
+CODES = {ours: code for code, ours in DTYPES.items()}
 MAX_HEADER = 100_000_000  # bytes; the library reads no longer one
 
 
@@ -46,50 +43,47 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a file by name.
 
     Raises:
-        ValueError: the file is cut short, is not a safetensors file, or has an element type that is not known.
+        ValueError: the file is cut short, is not a safetensors file, or has an unknown element type.
     """
     try:
         with safe_open(path, framework="numpy"):  # checks that the header fits the file
-            header, start = _read_header(path)
+            pass
     except SafetensorError as error:
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
             "Download or convert it again."
         ) from error
-    return {key: _tensor(path, key, entry, start) for key, entry in header.items() if key != "__metadata__"}
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a whole file, and where the tensors begin."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(length)), 8 + length
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    tensors = {}
+    for key, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{path}: {key} has elements of type {entry['dtype']}, which is not supported.")
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        tensors[key] = _tensor(path, key, dtype, shape, 8 + length + entry["data_offsets"][0])
+    return tensors
 
 
-def _tensor(path: Path, key: str, entry: dict[str, Any], start: int) -> LazyTensor:
-    """What the header says of one tensor; the tensors begin at ``start``."""
-    if entry["dtype"] not in OUR_NAMES:
-        raise ValueError(f"{path}: {key} has elements of type {entry['dtype']}, which are not read.")
-    dtype, shape, offset = OUR_NAMES[entry["dtype"]], tuple(entry["shape"]), start + entry["data_offsets"][0]
-    size = math.prod(shape)
-
+def _tensor(path: Path, key: str, dtype: str, shape: tuple[int, ...], offset: int) -> LazyTensor:
     def read() -> np.ndarray:
-        stored = np.fromfile(path, STORED_AS[dtype], size, offset=offset)
-        if stored.size != size:
-            raise ValueError(f"{path} became shorter while it was read: {key} is not whole.")
+        stored = np.fromfile(path, STORED_AS[dtype], math.prod(shape), offset=offset)
+        if stored.size != math.prod(shape):
+            raise ValueError(f"{path} became shorter while it was read: {key} is not complete.")
         return stored.reshape(shape)
 
     return LazyTensor(shape, dtype, read)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a whole file says of itself beside its tensors."""
+    """The metadata in the header of a complete file."""
     with safe_open(path, framework="numpy") as reader:
         return reader.metadata() or {}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
-    """Writes ``tensors``, whole or not at all, holding one of them at a time.
+    """Writes ``tensors``, holding one of them in memory at a time. On an error there is no file.
 
     Raises:
         ValueError: an element type that the format does not have.
@@ -102,18 +96,18 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
 
 
 def encode_header(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> bytes:
-    """What a file begins with: its length in eight bytes, then JSON, ``metadata`` first.
+    """The start of a file: the length of the header in eight bytes, then the header as JSON, ``metadata`` first.
 
     Raises:
-        ValueError: an element type that the format does not have; or more than a reader accepts.
+        ValueError: an element type that the format does not have; or a header longer than readers accept.
     """
     header: dict[str, object] = {"__metadata__": metadata}
     position = 0
     for name, tensor in tensors.items():
-        if tensor.dtype not in TYPE_NAMES:
+        if tensor.dtype not in CODES:
             raise ValueError(f"{name} has elements of type {tensor.dtype}, which safetensors does not have.")
-        end = position + stored_bytes(tensor)
-        header[name] = {"dtype": TYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [position, end]}
+        end = position + tensor.nbytes
+        header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, ensure_ascii=False).encode()  # refuses what is not text, as readers do
     text += b" " * (-len(text) % 8)  # the data begin at a multiple of eight
@@ -123,8 +117,3 @@ def encode_header(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]
             "keep long lists as tensors, not in the metadata."
         )
     return struct.pack("<Q", len(text)) + text
-
-
-def stored_bytes(tensor: LazyTensor) -> int:
-    """How many bytes a tensor takes in a file."""
-    return tensor.size * np.dtype(STORED_AS[tensor.dtype]).itemsize

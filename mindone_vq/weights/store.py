@@ -1,9 +1,7 @@
-"""Weight files of one component: finding them, reading them into a cell, writing them.
-
-On disk everything has diffusers' names and layout, so that diffusers reads what we write.
-"""
+"""Weight files of one component, under the names and in the layout of diffusers: find, read and write them."""
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional, Union
@@ -15,7 +13,7 @@ from mindspore import Parameter, Tensor, nn
 from mindone_vq.weights.files import write_json
 from mindone_vq.weights.lazy import LazyTensor
 from mindone_vq.weights.rules import current_name, reason_to_ignore, state_dict_parameters
-from mindone_vq.weights.safetensors_file import read_safetensors, stored_bytes, write_safetensors
+from mindone_vq.weights.safetensors_file import read_safetensors, write_safetensors
 from mindone_vq.weights.torch_pickle import open_checkpoint
 
 READABLE, PICKLED = ".safetensors", ".bin"
@@ -24,11 +22,7 @@ NUMPY_TYPES = {ms.float32: np.float32, ms.float16: np.float16}
 
 
 class WeightMismatchError(ValueError):
-    """The weights in a file are not those of the network: names missing, left over, or of another shape.
-
-    Attributes:
-        advice: the end of the message, for a network whose config.json was read.
-    """
+    """The weights in a file do not fit the network: keys are missing, left over, or of another shape."""
 
     advice = "Check that config.json belongs to the weights."
 
@@ -39,16 +33,13 @@ def weight_files(
     variant: Optional[str] = None,
     use_safetensors: Optional[bool] = None,
 ) -> list[str]:
-    """Which of the files in a folder hold its weights.
+    """Chooses the weight files of a folder: one file, the shards of one set, or none.
 
     Args:
-        names: the files there are.
-        stems: what the file may be called without its ending, the best first.
+        names: the files in the folder.
+        stems: possible names of the weight file without its ending, the best first.
         variant: the infix of an alternative set, such as "fp16".
         use_safetensors: True: safetensors only; False: pickles only; None: either, safetensors first.
-
-    Returns:
-        One file, or the shards of one set, or nothing.
     """
     names = sorted(names)
     infix = rf"\.{re.escape(variant)}" if variant else ""
@@ -88,11 +79,11 @@ def find_weights(
 
 
 def open_weights(files: Iterable[Path], ignore_unknown: bool = False) -> dict[str, LazyTensor]:
-    """The tensors of one or several files by name, to be read when they are used.
+    """The tensors of one or several files by name.
 
     Args:
-        files: safetensors files, or state dicts of PyTorch.
-        ignore_unknown: pass over objects in a PyTorch file whose class is not known.
+        files: safetensors files, or PyTorch files that hold state dicts.
+        ignore_unknown: as ``open_checkpoint`` takes it.
 
     Raises:
         ValueError: a file is damaged, or holds something else.
@@ -104,31 +95,31 @@ def open_weights(files: Iterable[Path], ignore_unknown: bool = False) -> dict[st
 
 
 def read_state_dict(path: Path, ignore_unknown: bool = False) -> dict[str, LazyTensor]:
-    """The tensors of a PyTorch file that holds a state dict and nothing else."""
+    """The tensors of a PyTorch file that holds a state dict."""
     content, _ = open_checkpoint(path, ignore_unknown)
-    if not isinstance(content, dict) or not any(isinstance(value, LazyTensor) for value in content.values()):
-        held = (
-            f"entries {', '.join(map(str, list(content)[:8]))}" if isinstance(content, dict) else f"a {type(content)}"
-        )
+    entries = content if isinstance(content, dict) else {}
+    tensors = {str(key): value for key, value in entries.items() if isinstance(value, LazyTensor)}
+    if not tensors:
+        held = ", ".join(map(str, list(entries)[:8])) or f"a {type(content).__name__}"
         raise ValueError(
             f"{path} holds {held}, not the weights of a network: convert it with tools/convert_weights.py."
         )
-    return {str(key): value for key, value in content.items() if isinstance(value, LazyTensor)}
+    return tensors
 
 
 def load_into(cell: nn.Cell, tensors: Mapping[str, LazyTensor], dtype: Optional[ms.Type] = None) -> list[str]:
-    """Fills every parameter of ``cell``; nothing may be missing, left over or of another shape.
+    """Fills every parameter of ``cell`` and casts it to ``dtype`` (None: float32).
 
     Args:
         cell: the network.
-        tensors: by PyTorch state-dict key, under current or older names.
-        dtype: the type the parameters get; None: float32.
+        tensors: by state-dict key of PyTorch, as current or older releases name it.
+        dtype: of the parameters.
 
     Returns:
-        The keys that were left out, because no network needs them.
+        The keys that were ignored, because no network needs them.
 
     Raises:
-        WeightMismatchError: names every key that does not fit; then nothing was filled.
+        WeightMismatchError: names every key that does not fit. Then no parameter was changed.
     """
     fitting, ignored = fit(cell, tensors)
     parameters = state_dict_parameters(cell)
@@ -138,10 +129,10 @@ def load_into(cell: nn.Cell, tensors: Mapping[str, LazyTensor], dtype: Optional[
 
 
 def fit(cell: nn.Cell, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """Pairs the parameters of ``cell`` with ``tensors``.
+    """Matches ``tensors`` with the parameters of ``cell``.
 
     Returns:
-        The tensors by the cell's keys; and the keys that were left out, with the reason.
+        The tensors by the cell's keys; and the ignored keys with the reason.
 
     Raises:
         WeightMismatchError: names every key that does not fit.
@@ -162,20 +153,16 @@ def fit(cell: nn.Cell, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, Laz
         fitting[key] = tensor
     problems = [f"missing: {key} {shape}" for key, shape in targets.items() if key not in fitting] + problems
     if problems:
-        raise _mismatch(cell, problems)
+        more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
+        shown = "\n  ".join(problems[:20] + more)
+        raise WeightMismatchError(
+            f"The weights do not fit {type(cell).__name__} with this config:\n  {shown}\n{WeightMismatchError.advice}"
+        )
     return {key: fitting[key] for key in targets}, ignored
 
 
-def _mismatch(cell: nn.Cell, problems: list[str]) -> WeightMismatchError:
-    shown = "\n  ".join(problems[:20])
-    more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-    return WeightMismatchError(
-        f"The weights do not fit {type(cell).__name__} with this config:\n  {shown}{more}\n{WeightMismatchError.advice}"
-    )
-
-
 def assign(parameter: Parameter, array: np.ndarray, dtype: ms.Type) -> None:
-    """Gives ``parameter`` the values of ``array`` in type ``dtype``, and with them the array's memory where it can."""
+    """Sets the values and the type of ``parameter``. It takes over the memory of ``array`` where that is possible."""
     parameter.set_dtype(dtype)
     if dtype in NUMPY_TYPES:
         parameter.set_data(Tensor.from_numpy(np.require(array, NUMPY_TYPES[dtype], ["C", "W"])))
@@ -188,19 +175,6 @@ def to_float32(tensor: Tensor) -> np.ndarray:
     return LazyTensor.of(tensor.asnumpy()).cast("float32").read()
 
 
-def save_weights(
-    cell: nn.Cell,
-    folder: Path,
-    stem: str,
-    variant: Optional[str] = None,
-    max_shard_size: Optional[int] = None,
-    extra: Optional[Mapping[str, LazyTensor]] = None,
-) -> None:
-    """Writes the parameters of ``cell`` as safetensors under PyTorch's names."""
-    tensors = {key: LazyTensor.of(parameter.asnumpy()) for key, parameter in state_dict_parameters(cell).items()}
-    write_weights(folder, stem, {**tensors, **(extra or {})}, variant, max_shard_size)
-
-
 def write_weights(
     folder: Path,
     stem: str,
@@ -208,44 +182,28 @@ def write_weights(
     variant: Optional[str] = None,
     max_shard_size: Optional[int] = None,
 ) -> None:
-    """Writes ``tensors`` into one file, or into shards of at most ``max_shard_size`` bytes with their index."""
+    """Writes safetensors: one file, or shards of at most ``max_shard_size`` bytes and their index."""
+    from huggingface_hub import split_state_dict_into_shards_factory
+
     infix = f".{variant}" if variant else ""
-    shards = split_into_shards(tensors, max_shard_size)
-    if len(shards) == 1:
-        write_safetensors(folder / f"{stem}{infix}{READABLE}", tensors)
-        return
-    place = {}
-    for number, names in enumerate(shards, 1):
-        file = f"{stem}{infix}-{number:05d}-of-{len(shards):05d}{READABLE}"
+    split = split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern=f"{stem}{infix}{{suffix}}{READABLE}",
+        max_shard_size=max_shard_size or sys.maxsize,
+    )
+    for file, names in split.filename_to_tensors.items():
         write_safetensors(folder / file, {name: tensors[name] for name in names})
-        place.update(dict.fromkeys(names, file))
-    total = sum(stored_bytes(tensor) for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": place}
-    write_json(folder / f"{stem}{READABLE}.index{infix}.json", index)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / f"{stem}{READABLE}.index{infix}.json", index)
 
 
 def size_in_bytes(size: Union[int, str, None]) -> Optional[int]:
-    """A number of bytes: itself, or "500MB", "2 GB"; None stays None.
-
-    Raises:
-        ValueError: it is no size.
-    """
+    """The bytes of a size such as "500MB" or "2 GB"; a number is bytes, and None stays None."""
     if size is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|KB|MB|GB)", str(size).upper())
     if not match or float(match.group(1)) <= 0:
         raise ValueError(f"{size!r} is no size, such as 500MB or 2GB")
     return int(float(match.group(1)) * UNITS[match.group(2)])
-
-
-def split_into_shards(tensors: Mapping[str, LazyTensor], max_shard_size: Optional[int]) -> list[list[str]]:
-    """The names, in order, in runs that take at most ``max_shard_size`` bytes (a larger tensor is alone)."""
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name, tensor in tensors.items():
-        if max_shard_size is not None and shards[-1] and filled + stored_bytes(tensor) > max_shard_size:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += stored_bytes(tensor)
-    return shards

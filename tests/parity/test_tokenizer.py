@@ -14,64 +14,15 @@ from transformers.models.clip.tokenization_clip import bytes_to_unicode
 from mindone_vq import CLIPTokenizer
 from tests.parity.peers import without_ftfy
 
+# fmt: off
 FRAGMENTS = [
-    *(
-        "a photo",
-        "It's",
-        "we'll",
-        "they'VE",
-        "'S",
-        "''s",
-        "I'M",
-        "don't",
-        "!!!",
-        "cat!",
-        "1234",
-        "3.14",
-        "x²",
-        "½",
-        "①",
-    ),
-    *(
-        "<|endoftext|>",
-        "<|STARTOFTEXT|>",
-        "<|startoftext|>",
-        "<|start\x00oftext|>",
-        "…",
-        "—",
-        "'ſ",
-        "a" * 300,
-    ),
-    *(
-        "日本語",
-        "한국어",
-        "ＦＵＬＬ",
-        "ﬁ",
-        "İstanbul",
-        "ΣΊΣΥΦΟΣ",
-        "é",
-        "e\u0301",
-        "नमस्ते",
-        "ไทย",
-        "שלום",
-        "مرحبا",
-    ),
-    *("👩‍👩‍👧", "🙂", "\U0001f9ff", "\U000e0041", "𝔘𝔫𝔦", "\U00020000", "々", "〇", "ー", "ǅ", "ß", "ẞ"),
-    *(
-        "\x00",
-        "\x07",
-        "\u200b",
-        "\u00a0",
-        "\ufeff",
-        "\t\n",
-        "\u2028",
-        "\x85",
-        "\x1c",
-        "\u00ad",
-        "\u3000",
-        "\u0345",
-    ),
+    "a photo", "It's", "we'll", "they'VE", "'S", "''s", "I'M", "don't", "!!!", "cat!", "1234", "3.14", "x²", "½", "①",
+    "<|endoftext|>", "<|STARTOFTEXT|>", "<|startoftext|>", "<|start\x00oftext|>", "…", "—", "'ſ", "a" * 300,
+    "日本語", "한국어", "ＦＵＬＬ", "ﬁ", "İstanbul", "ΣΊΣΥΦΟΣ", "é", "e\u0301", "नमस्ते", "ไทย", "שלום", "مرحبا",
+    "👩‍👩‍👧", "🙂", "\U0001f9ff", "\U000e0041", "𝔘𝔫𝔦", "\U00020000", "々", "〇", "ー", "ǅ", "ß", "ẞ",
+    "\x00", "\x07", "\u200b", "\u00a0", "\ufeff", "\t\n", "\u2028", "\x85", "\x1c", "\u00ad", "\u3000", "\u0345",
 ]
+# fmt: on
 
 
 @pytest.fixture(scope="module", params=["<|endoftext|>", "!"], ids=["padded with the end", "padded with !"])
@@ -82,11 +33,7 @@ def tokenizers(request, tmp_path_factory):
     lines = gzip.decompress((package / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode().split("\n")
     merges = lines[1 : 49152 - 256 - 2 + 1]
     letters = list(bytes_to_unicode().values())
-    tokens = [
-        *letters,
-        *(letter + "</w>" for letter in letters),
-        *("".join(merge.split()) for merge in merges),
-    ]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     assert len(tokens) == 49408
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
@@ -109,21 +56,21 @@ def texts(rng, count):
 
 def test_ids_and_decoded_text_agree_on_varied_strings(tokenizers, rng):
     ours, theirs, _ = tokenizers
-    for text in texts(rng, 2000):
+    for text in texts(rng, 1000):
         ids = theirs(text).input_ids
         assert ours.encode(text) == ids, repr(text)
         assert ours.decode(ids) == theirs.decode(ids), repr(text)
         assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True), repr(text)
 
 
+@pytest.mark.parametrize("tokenizers", ["<|endoftext|>"], indirect=True)
 def test_ids_agree_on_every_kind_of_character(tokenizers):
     ours, theirs, _ = tokenizers
     points = [*range(0xD800), *range(0xE000, 0x20000, 3), *range(0x20000, 0x110000, 997)]
-    for point in points:
-        if unicodedata.category(chr(point)) == "Cn" and point % 50:
-            continue
-        text = f"a{chr(point)}b {chr(point)}"
-        assert ours.encode(text) == theirs(text).input_ids, hex(point)
+    points = [point for point in points if unicodedata.category(chr(point)) != "Cn" or point % 50 == 0]
+    for start in range(0, len(points), 100):
+        text = " ".join(f"a{chr(point)}b {chr(point)}" for point in points[start : start + 100])
+        assert ours.encode(text) == theirs(text).input_ids, hex(points[start])
 
 
 def test_padding_and_cutting_agree(tokenizers):

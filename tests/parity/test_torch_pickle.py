@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from mindone_vq.weights.lazy import STORED_AS, LazyTensor
-from mindone_vq.weights.pickle_machine import Name
-from mindone_vq.weights.torch_pickle import Storage, UnreadableCheckpoint, open_checkpoint
+from mindone_vq.weights.torch_pickle import UnreadableCheckpoint, open_checkpoint
+from mindone_vq.weights.torch_tensors import ElementType, Storage
 
 # (whether it is the zip archive, the protocol of the pickle)
 FORMATS = list(itertools.product([True, False], [2, 3, 4, 5]))
 DTYPES = [getattr(torch, name) for name in STORED_AS]
-ONE_BYTE_VALUES = torch.arange(256).to(torch.uint8)
 
 
 def written(value, path, is_zip=True, protocol=2):
@@ -80,7 +79,7 @@ def same(ours, theirs):
     if isinstance(theirs, torch.device):
         return ours is None
     if isinstance(theirs, torch.dtype):
-        return ours == Name(*str(theirs).split("."))
+        return isinstance(ours, ElementType) and f"torch.{ours}" == str(theirs)
     return type(ours) is type(theirs) and ours == theirs
 
 
@@ -90,11 +89,10 @@ def assert_read(value, path, is_zip=True, protocol=2):
 
 
 @pytest.mark.parametrize("is_zip, protocol", FORMATS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_type_is_read_bit_for_bit(dtype, is_zip, protocol, tmp_path):
+def test_every_type_is_read_bit_for_bit(is_zip, protocol, tmp_path):
     generator = torch.Generator().manual_seed(protocol)
     shapes = [(), (1,), (0,), (7,), (3, 0, 2), (2, 3, 4), (1, 2, 1, 3, 1, 2, 1), (1,) * 32]
-    value = {str(shape): random_tensor(shape, dtype, generator) for shape in shapes}
+    value = {f"{dtype} {shape}": random_tensor(shape, dtype, generator) for dtype in DTYPES for shape in shapes}
     assert_read(value, tmp_path / "x.pt", is_zip, protocol)
 
 
@@ -139,11 +137,9 @@ def test_what_is_read_once_is_read_the_same_again(tmp_path):
         assert all(map(same, ours, [base[2:5], base, base[::2]]))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
 @pytest.mark.parametrize("shape", [(256, 256), (2, 0), ()])
-def test_small_floats_are_widened_exactly(dtype, shape, tmp_path):
-    theirs = ONE_BYTE_VALUES.repeat(256) if dtype.itemsize == 1 else torch.arange(2**16).to(torch.uint16)
-    theirs = theirs[100 : 100 + 2**16].view(dtype) if shape == () else theirs.view(dtype)
+def test_bfloat16_is_widened_exactly(shape, tmp_path):
+    theirs = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16)
     theirs = theirs[1000] if shape == () else theirs[: math.prod(shape)].reshape(shape)
     ours = open_checkpoint(written(theirs, tmp_path / "x.pt"))[0]
     expected = theirs.float().numpy()
@@ -288,8 +284,9 @@ def test_objects_of_unknown_classes_are_refused_or_passed_over_and_never_made(is
         (lambda: torch.ones((1,) * 33), "33 dimensions"),
         (lambda: torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
         (lambda: torch.ones(2, dtype=torch.complex32), "ComplexHalfStorage|complex32"),
+        (lambda: torch.ones(2).to(torch.float8_e5m2), "torch.float8_e5m2"),
     ],
-    ids=["conjugated", "negated", "sparse", "quantized", "meta", "many dimensions", "network", "type"],
+    ids=["conjugated", "negated", "sparse", "quantized", "meta", "many dimensions", "network", "complex32", "float8"],
 )
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:ComplexHalf")
 def test_tensors_that_are_not_plain_numbers_are_refused_by_name(make, named, tmp_path):
@@ -300,13 +297,9 @@ def test_tensors_that_are_not_plain_numbers_are_refused_by_name(make, named, tmp
 
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_only_what_is_asked_for_is_read(is_zip, tmp_path, monkeypatch):
-    value = {"large": torch.zeros(50, 2**20), "small": torch.arange(1000.0), "part": torch.ones(10, 10)[3:5]}
-    path, lengths, pread = written(value, tmp_path / "x.pt", is_zip), [], Storage._pread
-    monkeypatch.setattr(Storage, "_pread", lambda *args: lengths.append(args[2]) or pread(*args))
-    verify = Storage._verify_whole
-    monkeypatch.setattr(
-        Storage, "_verify_whole", lambda self: lengths.append(self.length if self.checksum else 0) or verify(self)
-    )
+    value = {"large": torch.zeros(5, 2**20), "small": torch.arange(1000.0), "part": torch.ones(10, 10)[3:5]}
+    path, lengths, fill = written(value, tmp_path / "x.pt", is_zip), [], Storage._fill
+    monkeypatch.setattr(Storage, "_fill", lambda *args: lengths.append(len(args[1])) or fill(*args))
 
     def bytes_read():
         total, lengths[:] = sum(lengths), []
@@ -315,15 +308,15 @@ def test_only_what_is_asked_for_is_read(is_zip, tmp_path, monkeypatch):
     tracemalloc.start()
     try:
         tree, _ = open_checkpoint(path)
-        assert bytes_read() < 10_000 and path.stat().st_size > 200 * 2**20
+        assert bytes_read() < 10_000 and path.stat().st_size > 20 * 2**20
         assert same(tree["small"], value["small"])
         assert bytes_read() == 4000
         assert same(tree["part"], value["part"])
         assert bytes_read() == (400 + 80 if is_zip else 80)  # an archive's checksum is of the whole storage
         assert tracemalloc.get_traced_memory()[1] < 2**20
-        assert tree["large"].read().shape == (50, 2**20)
-        assert bytes_read() == 200 * 2**20
-        assert tracemalloc.get_traced_memory()[1] < 201 * 2**20
+        assert tree["large"].read().shape == (5, 2**20)
+        assert bytes_read() == 20 * 2**20
+        assert tracemalloc.get_traced_memory()[1] < 21 * 2**20
     finally:
         tracemalloc.stop()
 

@@ -36,14 +36,12 @@ def test_an_object_may_have_a_seed_and_an_id(tmp_path):
         ('{"text": "  "}', '"text" must be a string that is not empty'),
         ('{"text": "\\ud800"}', "surrogates not allowed"),
         ('{"text": "a", "seed": -1}', '"seed" must be an integer, 0 or more'),
-        ('{"text": "a", "seed": 1.0}', '"seed" must be'),
         ('{"text": "a", "seed": true}', '"seed" must be'),
         ('{"text": "a", "id": "../a"}', '"id" must be of letters'),
         ('{"text": "a", "id": ".a"}', '"id" must be of letters'),
-        ('{"text": "a", "id": ""}', '"id" must be of letters'),
         ('{"text": "a", "id": "a/b"}', '"id" must be of letters'),
         ('{"text": "a", "id": true}', '"id" must be of letters'),
-        ('{"text": "a", "id": "FIRST"}', "its id is 'FIRST', as that of line 1 is"),
+        ('{"text": "a", "id": "FIRST"}', "its id 'FIRST' is also that of line 1"),
         ('{"text": "a", "id": "000001"}\n{"text": "a"}', None),
         ("[" * 100_000, "recursion"),
         (b'{"text": "\xff"}', "can't decode byte 0xff"),
@@ -65,7 +63,7 @@ def test_a_bad_line_is_named(bad, said, tmp_path):
 
 
 def test_nothing_to_read(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.txt is no file; give a text file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt is not a file; give a text file"):
         read_prompts(tmp_path / "none.txt")
     with pytest.raises(ValueError, match="holds no prompt"):
         read_prompts(write(tmp_path / "empty.jsonl", "\n \n"))

@@ -3,29 +3,19 @@ import io
 import pickle
 import pickletools
 import random
-import time
 import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
+from mindone_vq.weights import unpickler
 from mindone_vq.weights.lazy import LazyTensor
-from mindone_vq.weights.pickle_machine import Unknown
-from mindone_vq.weights.torch_pickle import SMALL_EXPANSION, UnreadableCheckpoint, open_checkpoint
-from tests.weights.hostile_pickles import (
-    CASES,
-    Code,
-    call,
-    code,
-    name,
-    ordered,
-    pickled,
-    sample,
-    storage,
-    tensor,
-    zipped,
-)
+from mindone_vq.weights.torch_pickle import UnreadableCheckpoint, open_checkpoint
+from mindone_vq.weights.torch_tensors import SMALL_EXPANSION
+from mindone_vq.weights.unpickler import Unknown
+from tests.weights.hostile_pickles import CASES
+from tests.weights.torch_files import Code, call, code, name, ordered, pickled, sample, storage, tensor, zipped
 
 # What reading takes beside the bytes of the file: the archive's directory, the objects of the pickle, the buffer of
 # the open file. It grows with the number of tensors, which is 21.
@@ -59,7 +49,18 @@ def peak_memory(function, *arguments, **keywords):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("title", CASES)
+# Title of a hostile file -> the most memory that its refusal may take.
+MUCH = {
+    "a bomb": OVERHEAD,
+    "a data.pkl of 3 GB that is not there": OVERHEAD,
+    "a storage of a terabyte": OVERHEAD,
+    "very many empty lists": 20 * 2**20,
+    "very many memos": 20 * 2**20,
+    "many large dictionaries": 200 * 2**20,
+}
+
+
+@pytest.mark.parametrize("title", [title for title in CASES if title not in MUCH])
 def test_a_hostile_file_is_refused_by_name_and_runs_nothing(title, tmp_path):
     case, canary = CASES[title], tmp_path / "canary"
     path = write(tmp_path, case.build(str(canary)))
@@ -77,25 +78,20 @@ def test_a_hostile_file_is_refused_by_name_and_runs_nothing(title, tmp_path):
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("title", MUCH)
+def test_a_file_that_asks_for_much_is_refused_early(title, tmp_path, monkeypatch):
+    assert unpickler.MAX_OPCODES <= 10**6
+    monkeypatch.setattr(unpickler, "MAX_OPCODES", 10**5)  # a tenth, for a tenth of the memory
+    path = write(tmp_path, CASES[title].build(""))
+    refusal, peak = peak_memory(pytest.raises, UnreadableCheckpoint, open_checkpoint, path)
+    assert CASES[title].named in str(refusal.value)
+    assert peak < MUCH[title]
+
+
 def test_the_hostile_files_would_run_in_pythons_own_unpickler(tmp_path):
     canary = tmp_path / "canary"
     pickle.loads(CASES["a call instead of the magic number"].build(str(canary)))
     assert canary.exists()
-
-
-@pytest.mark.parametrize("title", ["a bomb", "a data.pkl of 3 GB that is not there", "a storage of a terabyte"])
-def test_a_file_that_promises_much_takes_little_memory(title, tmp_path):
-    path = write(tmp_path, CASES[title].build(""))
-    assert path.stat().st_size < 2**20
-    _, peak = peak_memory(pytest.raises, UnreadableCheckpoint, open_checkpoint, path)
-    assert peak < OVERHEAD
-
-
-@pytest.mark.parametrize("title", ["millions of empty lists", "millions of memos", "many large dictionaries"])
-def test_a_pickle_that_makes_many_objects_is_refused_early(title, tmp_path):
-    path = write(tmp_path, CASES[title].build(""))
-    _, peak = peak_memory(pytest.raises, UnreadableCheckpoint, open_checkpoint, path)
-    assert peak < 200 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -136,7 +132,7 @@ def test_objects_of_unknown_classes_are_inert_wherever_they_are(tmp_path):
     tree, ignored = open_checkpoint(write(tmp_path, zipped(value)), ignore_unknown=True)
     assert ignored == {"some.Class", "some.Other"}
     assert [type(part) for part in tree] == [dict, *[Unknown] * 5, LazyTensor]
-    assert [part.kind for part in tree[1:6]] == ["some.Class"] * 4 + ["some.Other"]
+    assert [part.name for part in tree[1:6]] == ["some.Class"] * 4 + ["some.Other"]
 
 
 @pytest.mark.parametrize("root", ["archive", "epoch=3", "12:30:00", "..weights..", "модель", "a b"])
@@ -161,7 +157,11 @@ def test_old_archives_that_do_not_tell_their_byte_order_are_read(tmp_path):
 def test_both_formats_are_read_bit_for_bit(is_legacy, tmp_path):
     file = sample(is_legacy)
     assert outcome(write(tmp_path, file.content), file) == {"right"}
+    state = open_checkpoint(tmp_path / "checkpoint.pt")[0]["state"]
     for key, array in file.arrays.items():
+        copy = io.BytesIO()
+        state[key].write_to(copy)
+        assert copy.getvalue() == array.tobytes()
         places = file.places[file.storage_of[key]]
         assert "block" not in key or file.content[places.start : places.stop] == array.tobytes()
     assert len(file.arrays) == 21 and 90_000 < len(file.content) < 120_000
@@ -210,16 +210,15 @@ def damaged(file, rng, times):
 
 
 def test_a_damaged_archive_gives_the_right_tensors_or_none(tmp_path):
-    file, outcomes, start = sample(False), [], time.monotonic()
-    for i, (place, content) in enumerate(damaged(file, random.Random(1), 2000)):
+    file, outcomes = sample(False), []
+    for i, (place, content) in enumerate(damaged(file, random.Random(1), 500)):
         path = write(tmp_path, content)
-        if i % 40 == 1:
+        if i % 20 == 1:
             assert peak_memory(read_and_forget, path)[1] < 2 * len(content) + OVERHEAD, place
         result = outcome(path, file)
         assert result in ({"right"}, {"refused"}), place
         outcomes += result
-    assert outcomes.count("refused") > 1500 and outcomes.count("right") > 50
-    assert time.monotonic() - start < 30
+    assert outcomes.count("refused") > 375 and outcomes.count("right") > 12
 
 
 def test_a_damaged_file_of_the_old_format_is_refused_where_that_can_be_known(tmp_path):
@@ -249,7 +248,7 @@ def test_opcodes_in_any_order_are_read_or_refused(ignore_unknown, tmp_path):
     pickles = [pickled([tensor(), ordered({"a": tensor((2, 2), (2, 1))})])]
     pickles += [zipfile.ZipFile(io.BytesIO(content)).read("archive/data.pkl") for content in builds]
     everything = [opcode for content in pickles for opcode in opcodes(content)]
-    for _ in range(1500):
+    for _ in range(500):
         parts = opcodes(rng.choice([pickles[0], rng.choice(pickles)]))
         for _ in range(rng.randrange(1, 5)):
             place = rng.randrange(len(parts))
@@ -260,7 +259,7 @@ def test_opcodes_in_any_order_are_read_or_refused(ignore_unknown, tmp_path):
             for lazy in tensors_in(open_checkpoint(path, ignore_unknown)[0]):
                 assert lazy.read().shape == lazy.shape
             read += 1
-    assert read > 40
+    assert read > 13
     assert not canary.exists()
 
 
