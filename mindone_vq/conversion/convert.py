@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 import mindone_vq
 from mindone_vq.conversion.files import TORCH_ENDINGS, open_tensors, read_config
-from mindone_vq.conversion.networks import NETWORKS, ConversionError
+from mindone_vq.conversion.networks import NETWORKS, ConversionError, Network
 from mindone_vq.conversion.options import FOLDER, HUB, MINDSPORE, MODEL, NETWORK, VQVAE, Options, check_file
-from mindone_vq.conversion.original import is_model, plan_model
-from mindone_vq.conversion.original_vqvae import is_vqvae, plan_vqvae
+from mindone_vq.conversion.original import plan_model
+from mindone_vq.conversion.original_names import is_model, is_vqvae
+from mindone_vq.conversion.original_vqvae import plan_vqvae
 from mindone_vq.conversion.plan import Component, Plan
 from mindone_vq.conversion.verify import verify
 from mindone_vq.pipelines.pretrained import PIPELINES, check_index
@@ -57,11 +58,7 @@ def convert(options: Options) -> dict[str, Any]:
 
 
 def read_source(options: Options) -> Plan:
-    """The plan for converting ``options.source``, not yet checked.
-
-    Raises:
-        ConversionError, FileNotFoundError, ValueError: it cannot be read, or more is needed; says what.
-    """
+    """The plan for converting ``options.source``, not yet checked; raises as ``convert`` does."""
     options.check_files()
     path = Path(options.source).expanduser()
     if path.is_file():
@@ -74,7 +71,7 @@ def read_source(options: Options) -> Plan:
     if (folder / "model_index.json").is_file():
         return _read_pipeline(folder, options)
     if (folder / "config.json").is_file():
-        return Plan([_read_component(folder, options)], source_is_diffusers=True)
+        return Plan([_read_component(folder, options)])
     raise ConversionError(
         f"SOURCE {folder} holds neither model_index.json nor config.json: give a folder that holds one, or a file."
     )
@@ -88,7 +85,7 @@ def _read_pipeline(folder: Path, options: Options) -> Plan:
     missing = [name for name in pipeline.component_classes if not (folder / name).is_dir()]
     if missing:
         raise ConversionError(f"{folder} lacks the folder of {', '.join(missing)}.")
-    plan = Plan([], pipeline, default_settings=check_index(pipeline, folder), source_is_diffusers=True)
+    plan = Plan([], pipeline, default_settings=check_index(pipeline, folder))
     for name, (_, kind) in pipeline.component_classes.items():
         if name in ("scheduler", "tokenizer"):
             setattr(plan, name, kind.from_pretrained(folder / name))
@@ -101,16 +98,15 @@ def _read_component(folder: Path, options: Options) -> Component:
     class_name = named_class(read_json(folder / "config.json"))
     kind = _known(class_name, folder / "config.json").kind
     config = kind.load_config(folder)
-    for ending in (".ckpt", ".safetensors"):
-        if (folder / f"{MINDSPORE_STEM}{ending}").is_file():
-            return _read_mindspore(folder / f"{MINDSPORE_STEM}{ending}", class_name, config)
+    for path in sorted(folder.glob(f"{MINDSPORE_STEM}.*")):  # .ckpt before .safetensors
+        return _read_mindspore(path, class_name, config)
     if config.get("learnable") is False:
         return Component(class_name, config, {})
     files = find_weights(folder, kind.weights_stems, options.variant)
     return Component(class_name, config, open_weights(files, options.ignore_unknown_objects))
 
 
-def _known(class_name: Optional[str], path: Path):
+def _known(class_name: Optional[str], path: Path) -> Network:
     if class_name not in NETWORKS:
         raise ConversionError(f"{path} is the config of a {class_name}; known are {', '.join(NETWORKS)}.")
     return NETWORKS[class_name]
@@ -162,11 +158,13 @@ def _is_torch(path: Path) -> bool:
 
 def _verified(plan: Plan, options: Options) -> dict[str, float]:
     """The errors against PyTorch, which reads the source where it can, and otherwise the result."""
-    if plan.source_is_diffusers and Path(options.source).is_dir():
-        return verify(plan, Path(options.source), options.variant)
+    source = Path(options.source)
+    if source.is_dir() and not list(source.rglob(f"{MINDSPORE_STEM}.*")):
+        return verify(plan, source, options.variant)
     with tempfile.TemporaryDirectory() as folder:
-        write_plan(plan, Options(options.source, Path(folder) / "converted"))
-        return verify(plan, Path(folder) / "converted")
+        result = Path(folder) / "converted"
+        write_plan(plan, Options(options.source, result))
+        return verify(plan, result)
 
 
 def write_plan(plan: Plan, options: Options, progress: Callable[[], Any] = lambda: None) -> None:
@@ -222,11 +220,10 @@ def _write_ckpt(path: Path, tensors: dict[str, LazyTensor]) -> None:
 
 def as_text(report: dict[str, Any]) -> str:
     """The report as a table."""
-    rows = [("component", "class", "tensors", "parameters", "type")]
-    ignored = dict(report["ignored"])
+    rows, ignored = [("component", "class", "tensors", "parameters", "type")], dict(report["ignored"])
     for entry in report["components"]:
-        types = ", ".join(entry["dtypes"]) or "-"
-        rows.append((entry["component"], entry["class"], f"{entry['tensors']:,}", f"{entry['parameters']:,}", types))
+        counts = f"{entry['tensors']:,}", f"{entry['parameters']:,}"
+        rows.append((entry["component"], entry["class"], *counts, ", ".join(entry["dtypes"]) or "-"))
         ignored.update(entry["ignored"])
     name, kind, tensors, parameters, _ = (max(map(len, column)) for column in zip(*rows))
     lines = [f"{row[0]:{name}}  {row[1]:{kind}}  {row[2]:>{tensors}}  {row[3]:>{parameters}}  {row[4]}" for row in rows]

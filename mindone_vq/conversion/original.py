@@ -8,10 +8,10 @@ import numpy as np
 
 from mindone_vq import ClassToImagePipeline, UnconditionalPipeline, VQDiffusionPipeline, VQDiffusionScheduler
 from mindone_vq.conversion.files import open_tensors, read_config, read_tokenizer
-from mindone_vq.conversion.networks import CODEBOOK, ConversionError, Tensors, recognise
+from mindone_vq.conversion.networks import CODEBOOK, CODES, TOKENS, ConversionError, Tensors
 from mindone_vq.conversion.options import Options
 from mindone_vq.conversion.original_config import Settings
-from mindone_vq.conversion.original_names import DENOISER, FIRST_STAGE, NULL_TEXT, TEXT_ENCODER, Entries
+from mindone_vq.conversion.original_names import DENOISER, EMPTY_TEXT, NULL_TEXT, TEXT_ENCODER, Entries
 from mindone_vq.conversion.original_vqvae import FIXED, check_config, read_codes, take_vqvae
 from mindone_vq.conversion.plan import Component, Plan
 from mindone_vq.weights.lazy import LazyTensor
@@ -27,13 +27,6 @@ ADVICE = "Check that --config belongs to the checkpoint, and that the file is co
 NULL_CLASS = 1000  # its id in the original code
 HEAD_WIDTH = 64  # of CLIP
 BYTES = 256  # tokens that end_idx does not count: each byte again, at the end of a word
-EMPTY_TEXT = "transformer.empty_text_embed"
-
-
-def is_model(tensors: Tensors) -> bool:
-    """Whether these are the weights of a whole model, and not of a VQ-VAE with a second stage."""
-    is_vqvae = any(key.startswith(FIRST_STAGE) for key in tensors)
-    return not is_vqvae and any(key.startswith("transformer.") for key in tensors)
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
@@ -48,12 +41,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
 
 
 def plan_model(model: Tensors, ema: Tensors, config: Optional[Mapping[str, Any]], options: Options) -> Plan:
-    """The conversion of a whole model.
-
-    Args:
-        model, ema: the entries of the file; the moving averages replace the weights of the same names.
-        config: its YAML file.
-        options: name the other files.
+    """The conversion of a whole model with its YAML file; moving averages replace the weights of the same names.
 
     Raises:
         ConversionError: something is missing, contradictory, or not implemented; names it.
@@ -63,30 +51,31 @@ def plan_model(model: Tensors, ema: Tensors, config: Optional[Mapping[str, Any]]
     settings = read_settings(config)
     *_, class_name, pipeline = FAMILIES[settings["model.class"]]
     entries = Entries({**model, **{f"transformer.{key}": tensor for key, tensor in ema.items()}})
-    components = [_denoiser(entries, settings, class_name)]
-    arguments, tokenizer = components[0].config, None
+    denoiser = _denoiser(entries, settings, class_name)
+    plan = Plan([denoiser], pipeline)
     if class_name == "Transformer2DModel":
-        encoder = _text_encoder(entries, settings, arguments["cross_attention_dim"])
-        tokenizer = read_tokenizer(options.tokenizer, encoder.config["vocab_size"])
+        encoder = _text_encoder(entries, settings)
+        plan.tokenizer = read_tokenizer(options.tokenizer, encoder.config["vocab_size"])
         for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
-            encoder.config[name] = getattr(tokenizer, name)
-        components += [encoder, _null_text(entries, settings)]
+            encoder.config[name] = getattr(plan.tokenizer, name)
+        plan.components += [encoder, _null_text(entries, settings)]
     elif options.tokenizer:
         raise ConversionError("--tokenizer is for a text model, and --config is not of one: leave --tokenizer out.")
     elif entries.take(NULL_TEXT):
         entries.ignored[EMPTY_TEXT] = "a model without text does not use it"
-    vqvae, skipped = _vqvae(entries, settings, arguments, options)
+    plan.components.append(_vqvae(entries, settings, denoiser.config, options, plan.skipped_objects))
     entries.check_empty()
-    scheduler = VQDiffusionScheduler(arguments["num_vector_embeds"], arguments["num_embeds_ada_norm"])
-    defaults = {name: settings.of_generation(name) for name in ("guidance_scale", "truncation_rate")}
-    defaults = {name: float(value) for name, value in defaults.items() if value is not None}
-    ignored = {**entries.ignored, **settings.unused}
-    return Plan([*components, vqvae], pipeline, scheduler, tokenizer, defaults, ignored, skipped)
+    plan.scheduler = VQDiffusionScheduler(denoiser.config["num_vector_embeds"], denoiser.config["num_embeds_ada_norm"])
+    for name in ("guidance_scale", "truncation_rate"):
+        if settings.of_generation(name) is not None:
+            plan.default_settings[name] = float(settings.of_generation(name))
+    plan.ignored = {**entries.ignored, **settings.unused}
+    return plan
 
 
 def _denoiser(entries: Entries, settings: Settings, class_name: str) -> Component:
     tensors = entries.take(DENOISER)
-    if "latent_image_embedding.emb.weight" not in tensors:
+    if CODES not in tensors:
         raise ConversionError("the checkpoint has no denoiser (transformer.transformer.*): is it a VQ-VAE?")
     pixels = settings["transformer_config.content_seq_len"]
     side = round(pixels**0.5)
@@ -94,10 +83,8 @@ def _denoiser(entries: Entries, settings: Settings, class_name: str) -> Componen
         raise settings.refusal("content_codec_config.token_shape", f"content_seq_len {pixels} is not its square.")
     if class_name == "ClassTransformer2DModel":
         _complete_null_class(tensors, settings)
-    found = recognise(tensors)
-    if found != class_name:
-        raise ConversionError(f"--config is that of a {class_name}, the checkpoint has a {found}.")
     arguments = {
+        "_class_name": class_name,
         "num_attention_heads": settings["transformer_config.n_head"],
         "sample_size": side,
         "dropout": settings["transformer_config.resid_pdrop"],
@@ -105,7 +92,7 @@ def _denoiser(entries: Entries, settings: Settings, class_name: str) -> Componen
     if class_name == "Transformer2DModel":
         arguments["activation_fn"] = ACTIVATIONS[settings["transformer_config.block_activate"]]
     component = Component.inferred(tensors, arguments, ADVICE)
-    classes, width = tensors["latent_image_embedding.emb.weight"].shape
+    classes, width = tensors[CODES].shape
     settings.check_equal({**component.config, "inner_dim": width, "num_codes": classes - 1})
     return component
 
@@ -117,24 +104,21 @@ def _complete_null_class(tensors: dict[str, LazyTensor], settings: Settings) -> 
     mean of all rows; a table of 1001 rows has it as the last. A table with one row more than ``class_number`` got
     this row for the null class by fine-tuning for guidance (``imagenet_cf``).
     """
+
+    def with_null_row(table: np.ndarray) -> np.ndarray:
+        return np.vstack([table, table[NULL_CLASS] if len(table) > NULL_CLASS else table.mean(0)])
+
     class_number = settings["transformer_config.class_number"]
     for key in [key for key in tensors if key.endswith("norm3.emb.weight")]:
         rows, width = tensors[key].shape
         if rows not in (class_number, class_number + 1):
-            raise settings.refusal(
-                "transformer_config.class_number",
-                f"the checkpoint has {rows} classes, including the null class: check --config.",
-            )
+            why = f"the checkpoint has {rows} classes, including the null class: check --config."
+            raise settings.refusal("transformer_config.class_number", why)
         if rows == class_number and rows != NULL_CLASS + 1:
-            table = tensors[key].cast("float32")
-            tensors[key] = table.then(lambda table: np.vstack([table, _null_row(table)]), (rows + 1, width))
+            tensors[key] = tensors[key].cast("float32").then(with_null_row, (rows + 1, width))
 
 
-def _null_row(table: np.ndarray) -> np.ndarray:
-    return table[NULL_CLASS] if len(table) > NULL_CLASS else table.mean(0)
-
-
-def _text_encoder(entries: Entries, settings: Settings, expected_width: Optional[int]) -> Component:
+def _text_encoder(entries: Entries, settings: Settings) -> Component:
     """CLIP's text encoder; the ids of its special tokens are those of the tokenizer, set later."""
     tensors = {}
     for name, tensor in entries.take(TEXT_ENCODER).items():
@@ -148,18 +132,13 @@ def _text_encoder(entries: Entries, settings: Settings, expected_width: Optional
             third, shape = slice(i * rows, (i + 1) * rows), (rows, *tensor.shape[1:])
             weight = tensor.then(lambda whole, third=third: whole[third], shape)
             tensors[name.replace("in_proj", part)] = weight.cast("float32")
-    embedding = tensors.get("text_model.embeddings.token_embedding.weight")
-    if embedding is None:
+    if TOKENS not in tensors:
         raise ConversionError("the checkpoint has no text encoder (transformer.condition_emb.token_embedding etc.).")
-    width = embedding.shape[1]
-    if expected_width not in (width, None):
-        raise ConversionError(
-            f"the text encoder has width {width}, the denoiser expects {expected_width}: they are of different models, "
-            "or the embedding is changed between them, which is not implemented."
-        )
+    width = tensors[TOKENS].shape[1]
     arguments = {"num_attention_heads": width // HEAD_WIDTH, "hidden_act": "quick_gelu", "projection_dim": width}
     component = Component.inferred(tensors, {**arguments, "eos_token_id": -1}, ADVICE)
-    settings.check_equal({**component.config, "end_idx": component.config["vocab_size"] - BYTES})
+    end_idx = component.config["vocab_size"] - BYTES
+    settings.check_equal({**component.config, "cross_attention_dim": width, "end_idx": end_idx}, "text encoder")
     return component
 
 
@@ -179,18 +158,19 @@ def _null_text(entries: Entries, settings: Settings) -> Component:
 
 
 def _vqvae(
-    entries: Entries, settings: Settings, denoiser: Mapping[str, Any], options: Options
-) -> tuple[Component, set[str]]:
-    """The VQ-VAE of the checkpoint or of its own file; and the objects that were skipped in that file."""
-    tensors, skipped = take_vqvae(entries), set()
+    entries: Entries, settings: Settings, denoiser: Mapping[str, Any], options: Options, skipped: set[str]
+) -> Component:
+    """The VQ-VAE of the checkpoint, or of its own file, whose skipped objects are added to ``skipped``."""
+    tensors = take_vqvae(entries)
     if tensors and options.codec:
         entries.ignored["--codec"] = "the checkpoint has its own VQ-VAE, the one that it was trained with"
     elif options.codec:
-        codec, _, skipped = open_tensors(options.codec, "--codec", options.ignore_unknown_objects)
+        codec, _, objects = open_tensors(options.codec, "--codec", options.ignore_unknown_objects)
         own = Entries(codec)
         tensors = take_vqvae(own)
         own.check_empty()
         entries.ignored.update(own.ignored)
+        skipped |= objects
     if not tensors:
         raise ConversionError("the checkpoint has no VQ-VAE (content_codec.*): pass its own file with --codec.")
     order = _codebook_order(settings, options.codes, tensors[CODEBOOK].shape[0], denoiser["num_vector_embeds"] - 1)
@@ -202,7 +182,7 @@ def _vqvae(
         entries.ignored.update(check_config(component, read_config(options.codec_config), "--codec-config"))
     downscale = 2 ** (len(component.config["block_out_channels"]) - 1)
     component.config["sample_size"] = denoiser["sample_size"] * downscale
-    return component, skipped
+    return component
 
 
 def _codebook_order(settings: Settings, codes: Optional[Path], full: int, predicted: int) -> Optional[np.ndarray]:

@@ -19,37 +19,19 @@ class Rule:
     """What is done with one setting.
 
     Attributes:
-        accepts: whether a value is implemented; None: every value.
-        expected: a description of these values.
+        accepts, expected: whether a value is implemented, and a description of such values.
         default: the value where the setting is absent; ``REQUIRED``: it must be there.
         equals: the inferred argument that the value must be equal to; empty: none.
         unused: why no value changes what is generated; empty: it may.
         classes: of a setting that is an object, the classes it may be of; otherwise empty.
-        bare: the object is given by its arguments alone, not by target and params.
     """
 
-    accepts: Optional[Callable[[Any], bool]] = None
+    accepts: Callable[[Any], bool] = lambda value: True
     expected: str = ""
     default: Any = REQUIRED
     equals: str = ""
     unused: str = ""
     classes: tuple[str, ...] = ()
-    bare: bool = False
-
-
-def only(*values: Any, default: Any = REQUIRED) -> Rule:
-    """One of ``values``, of their type: False is not 0. By default the only value is also that of the constructor."""
-    known = [(isinstance(value, bool), value) for value in values]
-    default = values[0] if default is REQUIRED else default
-    return Rule(lambda value: (isinstance(value, bool), value) in known, " or ".join(map(str, values)), default)
-
-
-def unused(reason: str, *names: str) -> dict[str, Rule]:
-    return dict.fromkeys(names, Rule(unused=reason, default=None))
-
-
-def objects(*classes: str, default: Any = REQUIRED) -> Rule:
-    return Rule(classes=classes, default=default)
 
 
 def is_number(value: Any) -> bool:
@@ -58,6 +40,17 @@ def is_number(value: Any) -> bool:
 
 def is_whole(value: Any) -> bool:
     return is_number(value) and isinstance(value, int)
+
+
+def only(*values: Any, default: Any) -> Rule:
+    """One of ``values``, of their type: False is not 0."""
+    known = [(isinstance(value, bool), value) for value in values]
+    return Rule(lambda value: (isinstance(value, bool), value) in known, " or ".join(map(str, values)), default)
+
+
+def at_default(**defaults: Any) -> dict[str, Rule]:
+    """Settings of which only the default is implemented."""
+    return {name: only(default, default=default) for name, default in defaults.items()}
 
 
 def whole(default: Any = REQUIRED, equals: str = "") -> Rule:
@@ -71,6 +64,14 @@ def number(default: Any, equals: str = "") -> Rule:
 def inferred(equals: str = "") -> Rule:
     """Not read, because the weights determine it, but compared with the argument ``equals``."""
     return Rule(default=None, equals=equals)
+
+
+def objects(*classes: str, default: Any = REQUIRED) -> Rule:
+    return Rule(classes=classes, default=default)
+
+
+def unused(reason: str, *names: str) -> dict[str, Rule]:
+    return dict.fromkeys(names, Rule(unused=reason, default=None))
 
 
 TRAINING = "a setting of training"
@@ -91,11 +92,9 @@ UNUSED = {
 }
 
 GENERATION = {
-    "guidance_scale": Rule(lambda value: value is None or is_number(value), "a number that is not negative", None),
-    "truncation_rate": Rule(
-        lambda value: value is None or (is_number(value) and 0 < value <= 1), "a number above 0 and up to 1", None
-    ),
-    "learnable_cf": Rule(lambda value: value is None or isinstance(value, bool), "true or false", None),
+    "guidance_scale": Rule(lambda scale: scale is None or is_number(scale), "a number that is not negative", None),
+    "truncation_rate": Rule(lambda rate: rate in (None, 1) or (is_number(rate) and 0 < rate < 1), "in (0, 1]", None),
+    "learnable_cf": Rule(lambda flag: flag is None or isinstance(flag, bool), "true or false", None),
 }
 MODEL = {
     **GENERATION,
@@ -109,7 +108,7 @@ DENOISER = {
     "n_head": whole(),
     "content_seq_len": whole(),
     "resid_pdrop": number(0.0),
-    "timestep_type": only("adalayernorm"),
+    **at_default(timestep_type="adalayernorm"),
     # Overwritten by the settings of the same name one level above.
     **unused(NOT_READ, "diffusion_step", "content_emb_config"),
 }
@@ -117,7 +116,7 @@ CONVOLUTIONAL = {
     **DENOISER,
     "block_activate": only("GELU2", default=None),
     "mlp_hidden_times": number(4, equals="ff_mult"),
-    "mlp_type": only("conv_mlp"),
+    **at_default(mlp_type="conv_mlp"),
 }
 
 
@@ -132,12 +131,12 @@ HALF = {
     **dict.fromkeys(("ch", "ch_mult", "attn_resolutions", "resolution", "in_channels", "out_ch"), inferred()),
     "num_res_blocks": inferred("layers_per_block"),
     "z_channels": inferred("latent_channels"),
-    "resamp_with_conv": only(True),
+    **at_default(resamp_with_conv=True),
     **unused(IGNORED, "*"),  # these classes accept any argument
 }
 IN, OUT = {"in_channels": inferred("in_channels")}, {"out_ch": inferred("out_channels")}
 CODEBOOK = {"n_embed": whole(equals="num_vq_embeddings"), "embed_dim": whole(equals="vq_embed_dim")}
-VQGAN = {**CODEBOOK, "ddconfig": Rule(classes=("ddconfig",), bare=True), "remap": only(None)}
+VQGAN = {**CODEBOOK, "ddconfig": objects("ddconfig"), **at_default(remap=None)}
 
 RULES: dict[str, dict[str, Rule]] = {
     "DALLE": {**MODEL, "condition_codec_config": objects("Tokenize")},
@@ -149,38 +148,32 @@ RULES: dict[str, dict[str, Rule]] = {
         "alpha_init_type": only("alpha1", default="cos"),
         "content_emb_config": objects("DalleMaskImageEmbedding"),
         "condition_emb_config": objects("CLIPTextEmbedding", "ClassEmbedding", default=None),
-        "transformer_config": objects(
-            "Text2ImageTransformer", "Condition2ImageTransformer", "UnCondition2ImageTransformer"
-        ),
+        "transformer_config": objects(*(f"{kind}2ImageTransformer" for kind in ("Text", "Condition", "UnCondition"))),
     },
     "Text2ImageTransformer": {
         **DENOISER,
-        "attn_type": only("selfcross"),
+        **at_default(attn_type="selfcross", mlp_type="fc", mlp_hidden_times=4),
         "block_activate": only("GELU2", "GELU", default=None),
         "condition_dim": whole(512, equals="cross_attention_dim"),
-        "mlp_hidden_times": only(4),
-        "mlp_type": only("fc"),
     },
     "Condition2ImageTransformer": {
         **CONVOLUTIONAL,
-        "attn_type": only("selfcondition"),
-        "class_type": only("adalayernorm"),
+        **at_default(attn_type="selfcondition", class_type="adalayernorm"),
         "class_number": whole(1000),
     },
-    "UnCondition2ImageTransformer": {**CONVOLUTIONAL, "attn_type": only("self"), **unused(NOT_READ, "class_type")},
+    "UnCondition2ImageTransformer": {**CONVOLUTIONAL, **at_default(attn_type="self"), **unused(NOT_READ, "class_type")},
     "DalleMaskImageEmbedding": {
         "num_embed": whole(8192, equals="num_codes"),
         "embed_dim": whole(3968, equals="inner_dim"),
         "spatial_size": inferred(),
-        "pos_emb_type": only("embedding"),
+        **at_default(pos_emb_type="embedding"),
     },
     "CLIPTextEmbedding": {
         **unused("CLIP's weights are in the checkpoint", "clip_name"),
         **unused(NOT_READ, "num_embed"),
-        "normalize": only(True),
+        **at_default(normalize=True, additional_last_embedding=False),
         "pick_last_embedding": only(False, default=True),
         **unused("it belongs to pick_last_embedding: True", "keep_seq_len_dim"),
-        "additional_last_embedding": only(False),
         # With 1024 the original code concatenates the embedding with itself.
         "embed_dim": Rule(lambda value: is_whole(value) and value != 1024, "the width of CLIP, not 1024,", 1024),
     },
@@ -191,10 +184,9 @@ RULES: dict[str, dict[str, Rule]] = {
     "Tokenize": {
         "context_length": whole(256, equals="max_position_embeddings"),
         "add_start_and_end": only(True, default=False),
-        "just_token": only(False),
+        **at_default(just_token=False, clip_embedding=False),
         # The original text encoder takes a negative id for 0.
         "pad_value": Rule(lambda value: isinstance(value, int) and value <= 0, "0 or a negative number", 0),
-        "clip_embedding": only(False),
         **unused("it belongs to clip_embedding: True", "condition_emb_config"),
         "tokenizer_config": objects("SimpleTokenizer", default={"target": "simple_tokenizer.SimpleTokenizer"}),
     },
@@ -208,12 +200,12 @@ RULES: dict[str, dict[str, Rule]] = {
         "encoder_config": objects("Encoder"),
         "decoder_config": objects("Decoder"),
         "quantizer_type": only("EMAVQ", "VQ", default="VQ"),
-        "quantizer_dis_type": only("euclidean"),
+        **at_default(quantizer_dis_type="euclidean"),
         **unused("the VQ-VAE takes pictures of any size", "token_shape"),
     },
-    "Encoder": {**HALF, **IN, "double_z": only(False), "scale_by_2": only(None)},
-    "Decoder": {**HALF, **OUT, "scale_by_2": only(None)},
-    "ddconfig": {**HALF, **IN, **OUT, "double_z": only(False, default=True), "give_pre_end": only(False)},
+    "Encoder": {**HALF, **IN, **at_default(double_z=False, scale_by_2=None)},
+    "Decoder": {**HALF, **OUT, **at_default(scale_by_2=None)},
+    "ddconfig": {**HALF, **IN, **OUT, "double_z": only(False, default=True), **at_default(give_pre_end=False)},
     "VQModel": {**VQGAN, **unused("the codes are the same in any shape", "sane_index_shape")},
     "GumbelVQ": VQGAN,
     "Net2NetTransformer": {
@@ -235,8 +227,8 @@ class Settings:
 
     Attributes:
         option: of the command line, by which the file was given.
-        objects: the objects of the config by their name in it ("model", "transformer_config", ...): for each its
-            settings, defaults included, and under "class" the name of its class.
+        objects: by their name in the config ("model", "transformer_config", ...): for each its settings, with the
+            defaults, and as "class" the name of its class.
         unused: settings without effect by their full name, with the reason.
     """
 
@@ -246,11 +238,7 @@ class Settings:
 
     @classmethod
     def read(cls, config: Mapping[str, Any], classes: Iterable[str], option: str) -> "Settings":
-        """The settings of a config whose ``model`` is of one of ``classes``.
-
-        Raises:
-            ConversionError: names a setting that is missing, unknown, or of a value that is not implemented.
-        """
+        """The settings of a config whose model is of one of ``classes``; refuses what is not implemented."""
         settings = cls(option)
         settings.unused = {f"{option} {name}": BESIDE_MODEL.get(name, IGNORED) for name in config if name != "model"}
         if "model" not in config:
@@ -264,11 +252,7 @@ class Settings:
         return self.objects[section][key]
 
     def of_generation(self, key: str) -> Optional[Any]:
-        """A setting of the model or of its diffusion_config; None where neither has it.
-
-        Raises:
-            ConversionError: they contradict each other.
-        """
+        """A setting of the model or of its diffusion_config; None where neither has it."""
         given = {name: self[name] for name in (f"model.{key}", f"diffusion_config.{key}") if self[name] is not None}
         if len(set(given.values())) > 1:
             values = " and ".join(f"{name}: {value}" for name, value in given.items())
@@ -279,17 +263,13 @@ class Settings:
         """The error for a setting that contradicts something else."""
         return ConversionError(f"{self.option} has {name}: {self[name]}; {why}")
 
-    def check_equal(self, arguments: Mapping[str, Any]) -> None:
-        """Raises ConversionError where a setting differs from the argument that its rule names.
-
-        Args:
-            arguments: inferred from the weights; those that are absent or None are not compared.
-        """
+    def check_equal(self, arguments: Mapping[str, Any], network: str = "checkpoint") -> None:
+        """Raises ConversionError where a setting differs from the argument of its rule, as the weights determine it."""
         for section, values in self.objects.items():
             for key, rule in RULES[values["class"]].items():
                 expected = arguments.get(rule.equals)
                 if expected is not None and values.get(key) not in (None, expected):
-                    raise self.refusal(f"{section}.{key}", f"the checkpoint has {expected}: check {self.option}.")
+                    raise self.refusal(f"{section}.{key}", f"the {network} has {expected}: check {self.option}.")
 
     def check_quantizer(self, class_name: str) -> None:
         """Raises ConversionError where config and VQ-VAE choose their codes differently."""
@@ -300,8 +280,8 @@ class Settings:
 
     def _read_object(self, name: str, given: Any, rule: Rule) -> None:
         """Reads one object and those in it."""
-        if rule.bare:
-            given = {"target": rule.classes[0], "params": given}
+        if name == "ddconfig":  # its arguments alone
+            given = {"target": name, "params": given}
         target = given.get("target") if isinstance(given, dict) else None
         params = (given.get("params") or {}) if isinstance(given, dict) else None
         if not isinstance(target, str) or not isinstance(params, dict):
@@ -331,7 +311,7 @@ class Settings:
             raise ConversionError(f"{self.option} lacks {key!r} in {section}. {WHERE_CONFIGS_ARE}")
         if rule.classes and (value is not None or rule.default is REQUIRED):
             self._read_object(key, value, rule)
-        if rule.accepts is not None and not rule.accepts(value):
+        if not rule.accepts(value):
             name = f"{section}.{key}"
             given = f"has {name}: {value}" if key in params else f"has no {name}, whose default there is {value}"
             raise ConversionError(f"{self.option} {given}; only {rule.expected} is implemented.")

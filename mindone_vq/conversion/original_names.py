@@ -4,11 +4,10 @@ A table has rows (pattern, replacement), applied in order to every key of a netw
 """
 
 import re
-from collections.abc import Mapping
 
 import numpy as np
 
-from mindone_vq.conversion.networks import ConversionError
+from mindone_vq.conversion.networks import ConversionError, Tensors
 from mindone_vq.weights.lazy import LazyTensor
 
 DENOISER = (
@@ -41,7 +40,8 @@ TEXT_ENCODER = (
     (r"\.c_proj\.", ".fc2."),
     (r"\.ln_final\.", ".final_layer_norm."),
 )
-NULL_TEXT = ((r"^transformer\.empty_text_embed$", "embeddings"),)
+EMPTY_TEXT = "transformer.empty_text_embed"
+NULL_TEXT = ((rf"^{EMPTY_TEXT}$", "embeddings"),)
 # Of PatchVQGAN, and of the VQModel and the GumbelVQ of taming-transformers; alone, or inside another model's file.
 VQVAE = (
     (r"^(content_codec\.(enc\.|dec\.)?|first_stage_model\.)?(?=(encoder|decoder|quantize|(post_)?quant_conv)\.)", ""),
@@ -73,6 +73,17 @@ FIRST_STAGE = "first_stage_model."
 SECOND_STAGE = (r"transformer\..*", "the second stage of that model, a GPT over codes")
 
 
+def is_model(tensors: Tensors) -> bool:
+    """Whether these are the weights of a whole model, and not of a VQ-VAE with a second stage."""
+    has_stages = any(key.startswith(FIRST_STAGE) for key in tensors)
+    return not has_stages and any(key.startswith("transformer.") for key in tensors)
+
+
+def is_vqvae(tensors: Tensors) -> bool:
+    """Whether these are the weights of a VQ-VAE."""
+    return any(re.search(r"(^|\.)encoder\.down\.0\.block\.0\.conv1\.weight$", key) for key in tensors)
+
+
 class Entries:
     """The entries of a checkpoint that no network has taken.
 
@@ -80,7 +91,7 @@ class Entries:
         ignored: entries that are not needed, with the reason.
     """
 
-    def __init__(self, tensors: Mapping[str, LazyTensor]) -> None:
+    def __init__(self, tensors: Tensors) -> None:
         has_stages = any(key.startswith(FIRST_STAGE) for key in tensors)
         rows = (*NOT_NEEDED, SECOND_STAGE) if has_stages else NOT_NEEDED
         reasons = {key: next((why for row, why in rows if re.fullmatch(row, key)), None) for key in tensors}

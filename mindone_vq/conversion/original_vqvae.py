@@ -19,11 +19,6 @@ ONE_BY_ONE = re.compile(r"attentions\.\d+\.to_(q|k|v|out\.0)\.weight")  # convol
 UP = re.compile(r"decoder\.up_blocks\.(\d+)\.")
 
 
-def is_vqvae(tensors: Tensors) -> bool:
-    """Whether these are the weights of a VQ-VAE under their original names."""
-    return any(re.search(r"(^|\.)encoder\.down\.0\.block\.0\.conv1\.weight$", key) for key in tensors)
-
-
 def plan_vqvae(tensors: Tensors, config: Optional[Mapping[str, Any]]) -> Plan:
     """The conversion of a VQ-VAE's own file, such as ``ithq_vqvae.pth``; its YAML file is only checked."""
     if config is not None and "model" not in config:

@@ -19,14 +19,12 @@ from mindone_vq.weights.store import WeightMismatchError, fit
 
 @dataclass
 class Component:
-    """One network: its class by name, the arguments of its constructor, and its weights.
+    """One network: its class by name, the arguments of its constructor, and its weights by PyTorch's keys.
 
     Attributes:
-        tensors: by the key of a PyTorch state dict; not yet checked.
         advice: what to do where names or shapes do not fit.
-        network: without memory for its weights; set by ``check``, as the following.
-        fitted: the checked weights.
-        ignored: keys that no network needs, with the reason.
+        network, fitted, ignored: set by ``check``: the network without memory for its weights, the weights by its keys,
+            and the keys that it does not need, with the reason.
     """
 
     class_name: str
@@ -48,11 +46,7 @@ class Component:
         return NETWORKS[self.class_name].folder
 
     def check(self) -> None:
-        """Makes the network and fits the tensors to it.
-
-        Raises:
-            ConversionError: the config is impossible, or names or shapes do not fit; names them all.
-        """
+        """Raises ConversionError where the config is impossible, or names or shapes do not fit; names them all."""
         try:
             with no_init_parameters():
                 self.network = NETWORKS[self.class_name].kind.from_config(self.config)
@@ -71,13 +65,10 @@ class Plan:
     """A whole conversion.
 
     Attributes:
-        components: the networks.
-        pipeline: the class of the written folder, or None for a component alone.
-        scheduler, tokenizer: of the pipeline, where it has them.
+        pipeline: the class of the written folder; None: a component alone.
         default_settings: of the pipeline's calls, where the model has its own.
         ignored: keys of the source that belong to no component, with the reason.
         skipped_objects: classes of objects in a PyTorch file that were not read.
-        source_is_diffusers: whether diffusers could load the source itself.
     """
 
     components: list[Component]
@@ -87,7 +78,6 @@ class Plan:
     default_settings: dict[str, float] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     skipped_objects: set[str] = field(default_factory=set)
-    source_is_diffusers: bool = False
 
     def only(self, folder: str) -> "Plan":
         """The plan for one component alone."""
@@ -95,7 +85,7 @@ class Plan:
         if not chosen:
             available = ", ".join(component.folder for component in self.components)
             raise ConversionError(f"the source has no {folder}; it has {available}.")
-        return Plan(chosen, skipped_objects=self.skipped_objects, source_is_diffusers=self.source_is_diffusers)
+        return Plan(chosen, skipped_objects=self.skipped_objects)
 
     def check(self) -> None:
         """Checks every component, and that scheduler and transformer have the same number of classes."""
@@ -122,7 +112,7 @@ class Plan:
             for component in self.components
         ]
         return {
-            "pipeline": self.pipeline.__name__ if self.pipeline else None,
+            "pipeline": self.pipeline and self.pipeline.__name__,
             "components": components,
             "ignored": self.ignored,
             "objects_passed_over": sorted(self.skipped_objects),

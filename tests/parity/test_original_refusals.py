@@ -195,7 +195,7 @@ def test_a_text_encoder_of_another_width_is_refused(tmp_path):
     own = without("coco", "transformer.condition_emb.")
     others = model("ithq").original.model
     own.model.update({key: value for key, value in others.items() if ".condition_emb." in key})
-    refused(tmp_path / "files", "text encoder has width 64, the denoiser expects 128", original=own)
+    refused(tmp_path / "files", "condition_dim: 128; the text encoder has 64", original=own)
 
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet without a null class"])
