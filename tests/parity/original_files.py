@@ -36,7 +36,7 @@ def text_buffers(sizes: Sizes) -> dict:
     return {**masks, "condition_emb.text_projection": torch.randn(sizes.text, sizes.text).half()}
 
 
-# What a family's YAML file says beside what they all say; the names of its classes, of the condition and its settings.
+# The class of the model and of its denoiser, the attention and the feed-forward layer; of the VQ-VAE.
 FAMILIES = {
     "text": ("dalle.DALLE", "Text2ImageTransformer", "selfcross", "fc"),
     "classes": ("conditional_dalle.C_DALLE", "Condition2ImageTransformer", "selfcondition", "conv_mlp"),
@@ -44,64 +44,46 @@ FAMILIES = {
 }
 CODECS = {
     "ema": "ema_vqvae.PatchVQVAE",
-    "taming": "taming_gumbel_vqvae.TamingVQVAE",
-    "gumbel": "taming_gumbel_vqvae.TamingGumbelVQVAE",
+    "taming": "taming_vqvae.TamingVQVAE",
+    "gumbel": "taming_vqvae.TamingGumbelVQVAE",
 }
+# How a text becomes tokens, and how a condition becomes an embedding.
 TOKENIZER = f"""\
     condition_info: {{key: text}}
     condition_codec_config:
       target: image_synthesis.modeling.codecs.text_codec.tokenize.Tokenize
-      params:
-        context_length: {LENGTH}
-        add_start_and_end: True
-        with_mask: True
-        pad_value: 0
-        clip_embedding: False
-        tokenizer_config:
-          target: image_synthesis.modeling.modules.clip.simple_tokenizer.SimpleTokenizer
-          params:
-            end_idx: {VOCABULARY - BYTES}
+      params: {{context_length: {LENGTH}, add_start_and_end: True, with_mask: True, pad_value: 0, clip_embedding: False,
+        tokenizer_config: {{target: clip.simple_tokenizer.SimpleTokenizer, params: {{end_idx: {VOCABULARY - BYTES}}}}}}}
 """
-
-
-def condition_text(sizes: Sizes, condition: str) -> str:
-    """How the condition is embedded."""
-    if condition == "text":
-        return f"""\
+EMBEDDINGS = {
+    "text": """\
         condition_emb_config:
           target: image_synthesis.modeling.embeddings.clip_text_embedding.CLIPTextEmbedding
-          params:
-            clip_name: 'ViT-B/32'
-            num_embed: {VOCABULARY}
-            normalize: True
-            pick_last_embedding: False
-            keep_seq_len_dim: False
-            additional_last_embedding: False
-            embed_dim: {sizes.text}
-"""
-    if condition == "classes":
-        return """\
+          params: {{clip_name: ViT-B/32, num_embed: 520, normalize: True, pick_last_embedding: False,
+            keep_seq_len_dim: False, additional_last_embedding: False, embed_dim: {width}}}
+""",
+    "classes": """\
         condition_emb_config:
           target: image_synthesis.modeling.embeddings.class_embedding.ClassEmbedding
-          params: {num_embed: 1000, embed_dim: 24, identity: True}
-"""
-    return ""
+          params: {{num_embed: 1000, embed_dim: 24, identity: True}}
+""",
+    "nothing": "",
+}
 
 
-def config_text(sizes: Sizes, condition: str, codec: "Codec", class_number: Optional[int] = None) -> str:
+def config_text(sizes: Sizes, condition: str, codec: Codec, class_number: Optional[int] = None) -> str:
     """A YAML file as there is one for each model, without most of what is about training."""
     model, transformer, attention, mlp = FAMILIES[condition]
-    tokenizer = TOKENIZER if condition == "text" else ""
     reduced = 0 if codec.map is None else int(codec.map.max()) + 1
     of_codec = "" if codec.kind == "ema" else f", quantize_number: {reduced}, num_tokens: {len(codec.codebook())}"
-    extra = f"condition_dim: {sizes.text}" if condition == "text" else "class_type: 'adalayernorm'"
-    extra += "" if class_number is None else f"\n            class_number: {class_number}"
+    extra = f"condition_dim: {sizes.text}" if condition == "text" else "class_type: adalayernorm"
+    extra += "" if class_number is None else f", class_number: {class_number}"
     return f"""\
 model:
   target: image_synthesis.modeling.models.{model}
   params:
     content_info: {{key: image}}
-{tokenizer}\
+{TOKENIZER if condition == "text" else ""}\
     content_codec_config:
       target: image_synthesis.modeling.codecs.image_codec.{CODECS[codec.kind]}
       params: {{trainable: False, token_shape: [{sizes.grid}, {sizes.grid}]{of_codec}}}
@@ -113,27 +95,15 @@ model:
         mask_weight: [1, 1]
         transformer_config:
           target: image_synthesis.modeling.transformers.transformer_utils.{transformer}
-          params:
-            attn_type: '{attention}'
-            n_layer: {sizes.layers}
-            content_seq_len: {sizes.grid**2}
-            content_spatial_size: [{sizes.grid}, {sizes.grid}]
-            n_embd: {sizes.width}
-            n_head: {sizes.heads}
-            resid_pdrop: 0.0
-            block_activate: GELU2
-            timestep_type: 'adalayernorm'
-            mlp_type: {mlp}
-            mlp_hidden_times: {sizes.mlp}
-            {extra}
-{condition_text(sizes, condition)}\
+          params: {{attn_type: {attention}, n_layer: {sizes.layers}, content_seq_len: {sizes.grid**2},
+            content_spatial_size: [{sizes.grid}, {sizes.grid}], n_embd: {sizes.width}, n_head: {sizes.heads},
+            resid_pdrop: 0.0, block_activate: GELU2, timestep_type: adalayernorm, mlp_type: {mlp},
+            mlp_hidden_times: {sizes.mlp}, {extra}}}
+{EMBEDDINGS[condition].format(width=sizes.text)}\
         content_emb_config:
           target: image_synthesis.modeling.embeddings.dalle_mask_image_embedding.DalleMaskImageEmbedding
-          params:
-            num_embed: {sizes.codes}
-            spatial_size: !!python/tuple [{sizes.table}, {sizes.table}]
-            embed_dim: {sizes.width}
-            pos_emb_type: embedding
+          params: {{num_embed: {sizes.codes}, spatial_size: !!python/tuple [{sizes.table}, {sizes.table}],
+            embed_dim: {sizes.width}, pos_emb_type: embedding}}
 solver:
   ema: {{decay: 0.99, device: cpu}}
 """
