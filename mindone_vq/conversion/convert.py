@@ -17,8 +17,7 @@ from mindone_vq.conversion.files import TORCH_ENDINGS, open_tensors, read_config
 from mindone_vq.conversion.networks import NETWORKS, ConversionError, Network
 from mindone_vq.conversion.options import FOLDER, HUB, MINDSPORE, MODEL, NETWORK, VQVAE, Options, check_file
 from mindone_vq.conversion.original import plan_model
-from mindone_vq.conversion.original_names import is_model, is_vqvae
-from mindone_vq.conversion.original_vqvae import plan_vqvae
+from mindone_vq.conversion.original_weights import is_model, is_vqvae, plan_vqvae
 from mindone_vq.conversion.plan import Component, Plan
 from mindone_vq.conversion.verify import verify
 from mindone_vq.pipelines.pretrained import PIPELINES, check_index

@@ -92,9 +92,9 @@ def _from_merges(source: str, vocab_size: int) -> CLIPTokenizer:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ConversionError(f"--tokenizer {source} is not a complete list of merges: {error}.") from error
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # by code point, which is CLIP's order
-    merges = [tuple(line.split()) for line in lines[1 : vocab_size - 2 * len(letters) - 2 + 1]]
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    merges = [tuple(line.split()) for line in lines[1 : 1 + vocab_size - 2 * len(letters) - len(special)]]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), *special]
     if len(tokens) != vocab_size or any(len(pair) != 2 for pair in merges):
         raise ConversionError(f"--tokenizer {source} does not give {vocab_size} tokens: it is not CLIP's.")
     return CLIPTokenizer({token: i for i, token in enumerate(tokens)}, merges, pad_token=PADDING)

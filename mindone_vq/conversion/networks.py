@@ -39,22 +39,21 @@ def has(pattern: str) -> Inference:
     return lambda tensors: any(re.match(pattern, key) for key in tensors)
 
 
-def per_level(value: Callable[[Tensors, int], Any]) -> Inference:
-    """A list of ``value(tensors, level)`` for each level of the VQ-VAE."""
-    levels = count(r"encoder\.down_blocks\.(\d+)\.")
-    return lambda tensors: [value(tensors, level) for level in range(levels(tensors))]
+LEVELS = count(r"encoder\.down_blocks\.(\d+)\.")
 
 
 def block_types(blocks: str, name: str) -> Inference:
     """The type of each level: ``name``, with the prefix "Attn" where the level has attention."""
-    return per_level(lambda tensors, i: f"Attn{name}" if has(rf"{blocks}\.{i}\.attentions\.")(tensors) else name)
+    attention = blocks + r"\.{}\.attentions\."
+    return lambda t: [f"Attn{name}" if has(attention.format(i))(t) else name for i in range(LEVELS(t))]
 
 
 ENCODER, CODEBOOK = "encoder.conv_in.weight", "quantize.embedding.weight"
+FIRST_CONV = "encoder.down_blocks.{}.resnets.0.conv1.weight"
 VQVAE: dict[str, Inference] = {
     "in_channels": size(ENCODER, 1),
     "out_channels": size("decoder.conv_out.weight", 0),
-    "block_out_channels": per_level(lambda t, i: t[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0]),
+    "block_out_channels": lambda t: [size(FIRST_CONV.format(i), 0)(t) for i in range(LEVELS(t))],
     "down_block_types": block_types(r"encoder\.down_blocks", "DownEncoderBlock2D"),
     "up_block_types": block_types(r"decoder\.up_blocks", "UpDecoderBlock2D"),
     "layers_per_block": count(r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
@@ -99,8 +98,6 @@ TEXT_ENCODER: dict[str, Inference] = {
     "intermediate_size": size("text_model.encoder.layers.0.mlp.fc1.weight", 0),
     "num_hidden_layers": count(r"text_model\.encoder\.layers\.(\d+)\."),
 }
-
-
 NULL_TEXT: dict[str, Inference] = {
     "learnable": lambda t: len(t["embeddings"].shape) == 2,
     "length": lambda t: t["embeddings"].shape[0] if len(t["embeddings"].shape) == 2 else None,
@@ -113,12 +110,10 @@ class Network:
     """One row of ``NETWORKS``.
 
     Attributes:
-        kind: the class.
-        folder: of the network in the folder of a pipeline.
         keys: of a state dict of this class, and of no class in the rows below.
         inferred: the arguments that the shapes of the weights determine.
         undecided: the arguments that they do not determine, with their values in the published model.
-        published: the sizes that identify the published model; None: there is no such model.
+        published: the sizes that identify the published model; None: there is none.
     """
 
     kind: type[PretrainedCell]

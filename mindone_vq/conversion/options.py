@@ -25,12 +25,7 @@ OPTIONS_OF = {
 
 @dataclass
 class Options:
-    """The options of tools/convert_weights.py, which documents them, by the same names.
-
-    Attributes:
-        tokenizer: a folder, a hub id, or a list of merges.
-        max_shard_size: bytes in one file; None: any.
-    """
+    """The options of tools/convert_weights.py, which documents them; ``max_shard_size`` in bytes."""
 
     source: str
     destination: Path
@@ -54,9 +49,13 @@ class Options:
 
     def files(self) -> dict[str, Path]:
         """The given files to read, by option."""
-        given = {flag(name): getattr(self, name) for name in ("config", "codec", "codec_config", "codes")}
-        if self.tokenizer is not None and self.tokenizer.endswith(MERGES):
-            given["--tokenizer"] = Path(self.tokenizer)
+        given = {
+            "--config": self.config,
+            "--codec": self.codec,
+            "--codec-config": self.codec_config,
+            "--codes": self.codes,
+            "--tokenizer": Path(self.tokenizer) if (self.tokenizer or "").endswith(MERGES) else None,
+        }
         return {option: path for option, path in given.items() if path is not None}
 
     def check_files(self) -> None:
@@ -74,7 +73,7 @@ class Options:
         for field in fields(self):
             kinds = [known for known, names in OPTIONS_OF.items() if field.name in names]
             if kinds and kind not in kinds and getattr(self, field.name) != field.default:
-                option = flag(field.name)
+                option = f"--{field.name.replace('_', '-')}"
                 raise ConversionError(f"{option} is for {' or '.join(kinds)}; SOURCE is {kind}: leave {option} out.")
 
     def check_outputs(self) -> None:
@@ -92,10 +91,6 @@ class Options:
         if inside:
             raise FileExistsError(f"{inside} lies in DESTINATION, which is replaced; give another DESTINATION.")
         check_writable(self.destination / "model_index.json")
-
-
-def flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def check_file(path: Path, name: str) -> None:

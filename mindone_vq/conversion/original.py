@@ -11,8 +11,17 @@ from mindone_vq.conversion.files import open_tensors, read_config, read_tokenize
 from mindone_vq.conversion.networks import CODEBOOK, CODES, TOKENS, ConversionError, Tensors
 from mindone_vq.conversion.options import Options
 from mindone_vq.conversion.original_config import Settings
-from mindone_vq.conversion.original_names import DENOISER, EMPTY_TEXT, NULL_TEXT, TEXT_ENCODER, Entries
-from mindone_vq.conversion.original_vqvae import FIXED, check_config, read_codes, take_vqvae
+from mindone_vq.conversion.original_weights import (
+    DENOISER,
+    EMPTY_TEXT,
+    NULL_TEXT,
+    TEXT_ENCODER,
+    VQVAE_FIXED,
+    Entries,
+    check_config,
+    read_codes,
+    take_vqvae,
+)
 from mindone_vq.conversion.plan import Component, Plan
 from mindone_vq.weights.lazy import LazyTensor
 
@@ -176,7 +185,7 @@ def _vqvae(
     order = _codebook_order(settings, options.codes, tensors[CODEBOOK].shape[0], denoiser["num_vector_embeds"] - 1)
     for name in {CODEBOOK, "quantize.proj.weight", "quantize.proj.bias"} & tensors.keys():
         tensors[name] = tensors[name] if order is None else tensors[name].then(lambda rows: rows[order])
-    component = Component.inferred(tensors, FIXED, ADVICE)
+    component = Component.inferred(tensors, VQVAE_FIXED, ADVICE)
     settings.check_quantizer(component.class_name)
     if options.codec_config:
         entries.ignored.update(check_config(component, read_config(options.codec_config), "--codec-config"))
