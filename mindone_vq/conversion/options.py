@@ -12,7 +12,7 @@ FORMATS = ("diffusers", "ckpt", "mindspore-safetensors")
 DTYPES = ("float32", "float16", "bfloat16")
 # Kind of source -> those options that have an effect with some kinds only.
 FOLDER, HUB, MINDSPORE = "a folder", "a hub id", "a MindSpore checkpoint"
-NETWORK, VQVAE, MODEL = "the weights of one network", "a codec alone", "a whole model of microsoft/VQ-Diffusion"
+NETWORK, VQVAE, MODEL = "the weights of one network", "a VQ-VAE alone", "a whole model of microsoft/VQ-Diffusion"
 OPTIONS_OF = {
     FOLDER: {"variant"},
     HUB: {"variant", "revision"},

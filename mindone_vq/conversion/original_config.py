@@ -210,8 +210,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "GumbelVQ": VQGAN,
     "Net2NetTransformer": {
         "first_stage_config": objects("VQModel", "GumbelVQ"),
-        **unused(SECOND_STAGE, "transformer_config", "cond_stage_config", "permuter_config", "first_stage_key"),
-        **unused(SECOND_STAGE, "cond_stage_key", "downsample_cond_size", "pkeep", "sos_token", "unconditional"),
+        **unused(SECOND_STAGE, "*"),
     },
 }
 VQVAES = ("PatchVQGAN", "VQModel", "GumbelVQ", "Net2NetTransformer")

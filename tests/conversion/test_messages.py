@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.conversion.test_convert import TRANSFORMER, convert
+from tests.conversion.test_convert import NULL_TEXT, TRANSFORMER, convert
 from tests.shapes32_model import MODEL
 
 NEEDED = {"num_attention_heads": 4, "activation_fn": "geglu-approximate"}
@@ -48,31 +48,31 @@ SOURCES = [
     ("empty.pt", "SOURCE .*empty.pt is empty"),
     ("empty.safetensors", "SOURCE .*empty.safetensors is empty"),
     ("words", "words ends in none of .safetensors"),
+    ("none.safetensors", "the file holds no weights"),
 ]
 
 
 @pytest.mark.parametrize("name, message", SOURCES)
 def test_a_source_that_cannot_be_read_is_named(name, message, files, tmp_path):
+    save_file({}, files / "none.safetensors")
     with pytest.raises((ValueError, OSError), match=message):
         convert(files / name, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
 
-OPTIONS = [
-    ("--config", ".yaml"),
-    ("--codec-config", ".yaml"),
-    ("--codec", ".pt"),
-    ("--codes", ".pt"),
-    ("--tokenizer", ".txt"),
-]
+OPTIONS = {"--config": ".yaml", "--codec-config": ".yaml", "--codec": ".pt", "--codes": ".pt", "--tokenizer": ".txt"}
 
 
-@pytest.mark.parametrize("option, ending", OPTIONS)
-def test_a_file_of_an_option_that_cannot_be_read_is_named_with_the_option(option, ending, files, tmp_path):
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_file_of_an_option_that_cannot_be_read_is_named_with_the_option(option, files, tmp_path):
+    ending = OPTIONS[option]
     for name, what in ((f"missing{ending}", "does not exist."), (f"folder{ending}", "is a folder; give a file.")):
         assert error_of(TRANSFORMER, tmp_path / "out", option, files / name) == f"{option} {files / name} {what}"
     empty = files / ("empty.txt.gz" if ending == ".txt" else f"empty{ending}")
     assert error_of(TRANSFORMER, tmp_path / "out", option, empty).startswith(f"{option} {empty} is empty")
+    message = error_of(MODEL, tmp_path / "out", option, files / "needed.json" if option != "--tokenizer" else "me/clip")
+    assert message.startswith(f"{option} is for a")
+    assert message.endswith(f"SOURCE is a folder: leave {option} out.")
     assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
 
@@ -81,20 +81,13 @@ def test_a_tokenizer_of_another_kind_of_file_is_refused(files, tmp_path):
     assert message.startswith(f"--tokenizer {files / 'words'} is no list of merges")
 
 
-def test_a_hub_that_cannot_be_reached_is_said_in_a_sentence(tmp_path, monkeypatch):
+def test_a_hub_that_cannot_be_reached_gives_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     message = error_of("me/shapes", tmp_path / "out")
     assert message.startswith(
         "me/shapes is not a folder here, and the hub cannot be reached at http://127.0.0.1:9. Check"
     )
     assert not any(word in message for word in ("urllib3", "HTTPConnectionPool", "Max retries", "Error"))
-
-
-@pytest.mark.parametrize("option", ["--config", "--codec", "--codec-config", "--codes", "--tokenizer"])
-def test_options_of_files_are_refused_for_a_folder(option, files, tmp_path):
-    message = error_of(MODEL, tmp_path / "out", option, files / "needed.json" if option != "--tokenizer" else "me/clip")
-    assert message.startswith(f"{option} is for a")
-    assert message.endswith(f"SOURCE is a folder: leave {option} out.")
 
 
 def test_options_of_other_sources_are_refused(files, tmp_path):
@@ -107,15 +100,13 @@ def test_options_of_other_sources_are_refused(files, tmp_path):
         assert "SOURCE is the weights of one network" in message
 
 
-def test_weights_that_do_not_fit_are_blamed_on_what_was_given(files, tmp_path):
+def test_the_advice_for_weights_that_do_not_fit_is_about_the_given_files(files, tmp_path):
     arrays = load_file(TRANSFORMER)
     del arrays["out.bias"]
     save_file(arrays, tmp_path / "cut.safetensors")
     message = error_of(tmp_path / "cut.safetensors", tmp_path / "out", "--config", files / "needed.json")
     assert message.endswith("Check that --config belongs to the weights.")
-    source = MODEL / "learned_classifier_free_sampling_embeddings" / "diffusion_pytorch_model.safetensors"
-    arrays = {**load_file(source), "extra": np.ones(3)}
-    save_file(arrays, tmp_path / "null.safetensors")
+    save_file({**load_file(NULL_TEXT), "extra": np.ones(3)}, tmp_path / "null.safetensors")
     message = error_of(tmp_path / "null.safetensors", tmp_path / "out")
     assert "not in the network: extra (3,)" in message
     assert "--config takes a config.json" in message
@@ -123,11 +114,6 @@ def test_weights_that_do_not_fit_are_blamed_on_what_was_given(files, tmp_path):
     file = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
     save_file({**load_file(file), "extra": np.ones(3)}, file)
     assert error_of(tmp_path / "model", tmp_path / "out").endswith("Check that config.json belongs to the weights.")
-
-
-def test_a_file_without_weights_is_said(files, tmp_path):
-    save_file({}, tmp_path / "none.safetensors")
-    assert error_of(tmp_path / "none.safetensors", tmp_path / "out").startswith("the file holds no weights")
 
 
 @pytest.fixture
@@ -185,7 +171,7 @@ def test_a_destination_around_an_input_is_refused(work, files, tmp_path):
     assert (files / "weights.safetensors").is_file()
 
 
-def test_an_error_of_the_system_is_said_with_its_file():
+def test_an_error_of_the_system_names_its_file():
     assert tool.message(FileNotFoundError(2, "No such file or directory", "here")) == "here: No such file or directory"
     assert tool.message(OSError(28, "No space left on device")) == "No space left on device"
     assert tool.message(FileNotFoundError("nowhere does not exist.")) == "nowhere does not exist."

@@ -270,7 +270,7 @@ def test_options_of_whole_models_are_refused_for_a_vqvae_alone(tmp_path):
     path = tmp_path / "codec.yaml"
     for option in ("codes", "codec", "codec_config", "tokenizer", "no_ema"):
         given = {"tokenizer": "me/clip", "no_ema": True}.get(option, path)
-        with pytest.raises(ConversionError, match="is for a whole model .*; SOURCE is a codec alone"):
+        with pytest.raises(ConversionError, match="is for a whole model .*; SOURCE is a VQ-VAE alone"):
             read_source(vqvae_options("ithq", "model: {}\n", tmp_path, **{option: given}))
 
 
