@@ -1,77 +1,103 @@
-"""How a source is to be read, and which of the options go with which source."""
+"""The options of a conversion, and what can be checked of them before any work."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Optional
 
-from mindone_vq.conversion.plan import ConversionError
+from mindone_vq.conversion.files import MERGES
+from mindone_vq.conversion.networks import ConversionError
+from mindone_vq.weights.files import check_destination, check_writable
 
-MERGES = (".txt.gz", ".txt")  # endings of the list of merges that is CLIP's vocabulary
-ORIGINAL = "a whole model of microsoft/VQ-Diffusion"
-# Field -> (its option on the command line, the sources that it is for).
-FLAGS = {
-    "config": ("--config", "a file"),
-    "codec": ("--codec", ORIGINAL),
-    "codec_config": ("--codec-config", ORIGINAL),
-    "codes": ("--codes", ORIGINAL),
-    "tokenizer": ("--tokenizer", f"{ORIGINAL} that takes text"),
-    "ema": ("--no-ema", ORIGINAL),
-    "variant": ("--variant", "a folder or a hub id"),
-    "revision": ("--revision", "a hub id"),
+FORMATS = ("diffusers", "ckpt", "mindspore-safetensors")
+DTYPES = ("float32", "float16", "bfloat16")
+# Kind of source -> those options that have an effect with some kinds only.
+FOLDER, HUB, MINDSPORE = "a folder", "a hub id", "a MindSpore checkpoint"
+NETWORK, VQVAE, MODEL = "the weights of one network", "a VQ-VAE alone", "a whole model of microsoft/VQ-Diffusion"
+OPTIONS_OF = {
+    FOLDER: {"variant"},
+    HUB: {"variant", "revision"},
+    MINDSPORE: {"config"},
+    NETWORK: {"config"},
+    VQVAE: {"config"},
+    MODEL: {"config", "codec", "codec_config", "codes", "tokenizer", "no_ema"},
 }
 
 
 @dataclass
 class Options:
-    """How a source is to be read; the command line documents them."""
+    """The options of tools/convert_weights.py, which documents them; ``max_shard_size`` in bytes."""
 
+    source: str
+    destination: Path
     config: Optional[Path] = None
     codec: Optional[Path] = None
     codec_config: Optional[Path] = None
     codes: Optional[Path] = None
     tokenizer: Optional[str] = None
-    ema: bool = True
+    no_ema: bool = False
     variant: Optional[str] = None
     revision: Optional[str] = None
-    ignore_unknown: bool = False
+    ignore_unknown_objects: bool = False
+    format: str = "diffusers"
+    dtype: Optional[str] = None
+    component: Optional[str] = None
+    max_shard_size: Optional[int] = None
+    overwrite: bool = False
+    dry_run: bool = False
+    report: Optional[Path] = None
+    verify: bool = False
 
     def files(self) -> dict[str, Path]:
-        """The files that are named, by their option on the command line."""
-        given = {name: getattr(self, name) for name in ("config", "codec", "codec_config", "codes")}
-        if self.tokenizer is not None and self.tokenizer.endswith(MERGES):
-            given["tokenizer"] = Path(self.tokenizer)
-        return {FLAGS[name][0]: path for name, path in given.items() if path is not None}
+        """The given files to read, by option."""
+        given = {
+            "--config": self.config,
+            "--codec": self.codec,
+            "--codec-config": self.codec_config,
+            "--codes": self.codes,
+            "--tokenizer": Path(self.tokenizer) if (self.tokenizer or "").endswith(MERGES) else None,
+        }
+        return {option: path for option, path in given.items() if path is not None}
 
     def check_files(self) -> None:
-        """Raises OSError or ConversionError where a file that is named is not there, not a file, or empty."""
-        for flag, path in self.files().items():
-            check_file(path, flag)
-        path = Path(self.tokenizer) if self.tokenizer is not None else None
-        if path is not None and path.is_file() and not self.tokenizer.endswith(MERGES):
+        """Raises OSError or ConversionError where a given file does not exist, is not a file, or is empty."""
+        for option, path in self.files().items():
+            check_file(path, option)
+        if self.tokenizer is not None and not self.tokenizer.endswith(MERGES) and Path(self.tokenizer).is_file():
             raise ConversionError(
-                f"--tokenizer {path} is no list of merges ({' or '.join(MERGES)}); give "
+                f"--tokenizer {self.tokenizer} is no list of merges ({' or '.join(MERGES)}); give "
                 "bpe_simple_vocab_16e6.txt.gz, or the folder or the hub id of a tokenizer."
             )
 
-    def check_used(self, what: str, allowed: Iterable[str]) -> None:
-        """Raises ConversionError for an option that is given and would have no effect.
-
-        Args:
-            what: the source, in words.
-            allowed: the fields that have an effect with it.
-        """
+    def check_used(self, kind: str) -> None:
+        """Raises ConversionError for a given option that has no effect with this kind of source."""
         for field in fields(self):
-            if field.name in FLAGS and field.name not in allowed and getattr(self, field.name) != field.default:
-                flag, wanted = FLAGS[field.name]
-                raise ConversionError(f"{flag} is for {wanted}; SOURCE is {what}: leave {flag} out.")
+            kinds = [known for known, names in OPTIONS_OF.items() if field.name in names]
+            if kinds and kind not in kinds and getattr(self, field.name) != field.default:
+                option = f"--{field.name.replace('_', '-')}"
+                raise ConversionError(f"{option} is for {' or '.join(kinds)}; SOURCE is {kind}: leave {option} out.")
+
+    def check_outputs(self) -> None:
+        """Raises OSError where the result could not be written at the end, or would replace an input."""
+        destination = self.destination.resolve()
+        inputs = [path.resolve() for path in (Path(self.source), *self.files().values())]
+        if self.report:
+            check_writable(self.report)
+            if self.report.resolve() in (*inputs, destination, *destination.parents):
+                raise FileExistsError(f"--report {self.report} is also an input or DESTINATION; give another name.")
+        if self.dry_run:
+            return
+        check_destination(self.destination, self.overwrite)
+        inside = ", ".join(str(path) for path in inputs if path.exists() and destination in path.parents)
+        if inside:
+            raise FileExistsError(f"{inside} lies in DESTINATION, which is replaced; give another DESTINATION.")
+        check_writable(self.destination / "model_index.json")
 
 
 def check_file(path: Path, name: str) -> None:
-    """Raises OSError or ConversionError where ``path``, called ``name`` in the message, is no file with a content."""
+    """Raises OSError or ConversionError where ``path``, called ``name`` in the message, is no file with content."""
     if path.is_dir():
         raise IsADirectoryError(f"{name} {path} is a folder; give a file.")
     if not path.exists():
         raise FileNotFoundError(f"{name} {path} does not exist.")
     if path.is_file() and path.stat().st_size == 0:
-        raise ConversionError(f"{name} {path} is empty: was it downloaded whole?")
+        raise ConversionError(f"{name} {path} is empty: was the download complete?")

@@ -1,208 +1,211 @@
-"""Checkpoints of microsoft/VQ-Diffusion: text (ITHQ, COCO, CUB, ...), ImageNet classes, FFHQ, and codecs alone."""
+"""Whole models of microsoft/VQ-Diffusion: text (ITHQ, COCO, CUB, ...), ImageNet classes, FFHQ."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
-from mindone_vq import (
-    ClassToImagePipeline,
-    CLIPTokenizer,
-    UnconditionalPipeline,
-    VQDiffusionPipeline,
-    VQDiffusionScheduler,
+from mindone_vq import ClassToImagePipeline, UnconditionalPipeline, VQDiffusionPipeline, VQDiffusionScheduler
+from mindone_vq.conversion.files import open_tensors, read_config, read_tokenizer
+from mindone_vq.conversion.networks import CODEBOOK, CODES, TOKENS, ConversionError, Tensors
+from mindone_vq.conversion.options import Options
+from mindone_vq.conversion.original_config import Settings
+from mindone_vq.conversion.original_weights import (
+    DENOISER,
+    EMPTY_TEXT,
+    NULL_TEXT,
+    TEXT_ENCODER,
+    VQVAE_FIXED,
+    Entries,
+    check_config,
+    read_codes,
+    take_vqvae,
 )
-from mindone_vq.conversion import infer
-from mindone_vq.conversion.original_codec import (
-    check_codec,
-    check_codec_config,
-    codec_component,
-    codec_tensors,
-)
-from mindone_vq.conversion.original_config import Settings, check_told, read_model
-from mindone_vq.conversion.original_names import DENOISER, Entries
-from mindone_vq.conversion.original_text import text_components
-from mindone_vq.conversion.plan import Component, ConversionError, Plan
+from mindone_vq.conversion.plan import Component, Plan
 from mindone_vq.weights.lazy import LazyTensor
 
-Tensors = dict[str, LazyTensor]
-
-ACTIVATIONS = {"GELU2": "geglu-approximate", "GELU": "gelu"}
-NULL_CLASS = 1000  # the id that their code has for it
-# What their settings and the weights both tell: (setting, name of what the shapes tell).
-DENOISER_TOLD = (
-    ("transformer_config.n_layer", "num_layers"),
-    ("transformer_config.n_embd", "width"),
-    ("transformer_config.condition_dim", "cross_attention_dim"),
-    ("transformer_config.mlp_hidden_times", "ff_mult"),
-    ("diffusion_config.diffusion_step", "num_embeds_ada_norm"),
-    ("content_emb_config.num_embed", "num_codes"),
-    ("content_emb_config.embed_dim", "width"),
-)
+# The class of the model -> the classes of its denoiser and its condition; ours, and the pipeline.
 FAMILIES = {
-    "DALLE": ("Transformer2DModel", VQDiffusionPipeline),
-    "C_DALLE": ("ClassTransformer2DModel", ClassToImagePipeline),
-    "UC_DALLE": ("UnconditionalTransformer2DModel", UnconditionalPipeline),
+    "DALLE": ("Text2ImageTransformer", "CLIPTextEmbedding", "Transformer2DModel", VQDiffusionPipeline),
+    "C_DALLE": ("Condition2ImageTransformer", "ClassEmbedding", "ClassTransformer2DModel", ClassToImagePipeline),
+    "UC_DALLE": ("UnCondition2ImageTransformer", None, "UnconditionalTransformer2DModel", UnconditionalPipeline),
 }
+ACTIVATIONS = {"GELU2": "geglu-approximate", "GELU": "gelu"}
+ADVICE = "Check that --config belongs to the checkpoint, and that the file is complete."
+NULL_CLASS = 1000  # its id in the original code
+HEAD_WIDTH = 64  # of CLIP
+BYTES = 256  # tokens that end_idx does not count: each byte again, at the end of a word
 
 
-def plan_original(
-    model: Tensors,
-    ema: Optional[Tensors],
-    config: Mapping[str, Any],
-    codec: Optional[Tensors] = None,
-    codes: Optional[np.ndarray] = None,
-    tokenizer: Optional[CLIPTokenizer] = None,
-    codec_config: Optional[Mapping[str, Any]] = None,
-) -> Plan:
-    """The conversion of a whole model of theirs.
+def read_settings(config: Mapping[str, Any]) -> Settings:
+    """The settings of a model's YAML file; raises as ``Settings.read`` does."""
+    settings = Settings.read(config, FAMILIES, "--config")
+    model = settings["model.class"]
+    for name, expected in zip(("transformer_config", "condition_emb_config"), FAMILIES[model]):
+        given = settings.objects.get(name, {}).get("class")
+        if given != expected:
+            raise ConversionError(f"--config has a {model} with {name}: {given}; it needs {expected}.")
+    return settings
 
-    Args:
-        model: the entry ``model`` of their file.
-        ema: the entry ``ema``, laid over the denoiser and the text encoder; None: not.
-        config: their YAML file.
-        codec: the codec's own file, used where ``model`` has none.
-        codes: their map from full to reduced codes, (full codes,) integers.
-        tokenizer: of CLIP; needed for text.
-        codec_config: the YAML file of the codec.
+
+def plan_model(model: Tensors, ema: Tensors, config: Optional[Mapping[str, Any]], options: Options) -> Plan:
+    """The conversion of a whole model with its YAML file; moving averages replace the weights of the same names.
 
     Raises:
-        ConversionError: something is missing, contradictory, or not computed here; names it.
+        ConversionError: something is missing, contradictory, or not implemented; names it.
     """
-    settings = read_model(config)
-    class_name, pipeline = FAMILIES[settings["model.class"]]
-    weights = {**model, **{f"transformer.{key}": tensor for key, tensor in (ema or {}).items()}}
-    taken = Entries(weights)
-    denoiser = _denoiser(taken, settings, class_name)
-    components = [denoiser]
+    if config is None:
+        raise ConversionError("SOURCE is a whole model of microsoft/VQ-Diffusion: pass its config with --config.")
+    settings = read_settings(config)
+    *_, class_name, pipeline = FAMILIES[settings["model.class"]]
+    entries = Entries({**model, **{f"transformer.{key}": tensor for key, tensor in ema.items()}})
+    denoiser = _denoiser(entries, settings, class_name)
+    plan = Plan([denoiser], pipeline)
     if class_name == "Transformer2DModel":
-        components += text_components(taken, settings, denoiser, tokenizer)
-    elif taken.take("transformer.empty_text_embed") is not None:
-        taken.ignored["transformer.empty_text_embed"] = "a model without text does not use it"
-    components.append(_codec(taken, settings, codec, codes, denoiser))
-    if codec_config is not None:
-        check_codec_config(components[-1], codec_config, "--codec-config", taken)
-    for component in components:
-        component.advice = "Check that --config belongs to the checkpoint, and that the file is whole."
-    unexplained = taken.rest()
-    if unexplained:
-        raise ConversionError(f"these entries of the checkpoint are not known: {', '.join(sorted(unexplained)[:20])}")
-    scheduler = VQDiffusionScheduler(denoiser.config["num_vector_embeds"], denoiser.config["num_embeds_ada_norm"])
-    own = {name: settings.one(name, ("model", "diffusion_config")) for name in ("guidance_scale", "truncation_rate")}
-    own = {name: float(value) for name, value in own.items() if value is not None}
-    return Plan(components, pipeline, scheduler, tokenizer, own, {**taken.ignored, **settings.unused})
+        encoder = _text_encoder(entries, settings)
+        plan.tokenizer = read_tokenizer(options.tokenizer, encoder.config["vocab_size"])
+        for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+            encoder.config[name] = getattr(plan.tokenizer, name)
+        plan.components += [encoder, _null_text(entries, settings)]
+    elif options.tokenizer:
+        raise ConversionError("--tokenizer is for a text model, and --config is not of one: leave --tokenizer out.")
+    elif entries.take(NULL_TEXT):
+        entries.ignored[EMPTY_TEXT] = "a model without text does not use it"
+    plan.components.append(_vqvae(entries, settings, denoiser.config, options, plan.skipped_objects))
+    entries.check_empty()
+    plan.scheduler = VQDiffusionScheduler(denoiser.config["num_vector_embeds"], denoiser.config["num_embeds_ada_norm"])
+    for name in ("guidance_scale", "truncation_rate"):
+        if settings.of_generation(name) is not None:
+            plan.default_settings[name] = float(settings.of_generation(name))
+    plan.ignored = {**entries.ignored, **settings.unused}
+    return plan
 
 
-def _denoiser(taken: Entries, settings: Settings, class_name: str) -> Component:
-    tensors = taken.under("transformer.transformer.", DENOISER)
-    if "latent_image_embedding.emb.weight" not in tensors:
-        raise ConversionError("the checkpoint has no denoiser (transformer.transformer.*): is it a codec?")
+def _denoiser(entries: Entries, settings: Settings, class_name: str) -> Component:
+    tensors = entries.take(DENOISER)
+    if CODES not in tensors:
+        raise ConversionError("the checkpoint has no denoiser (transformer.transformer.*): is it a VQ-VAE?")
     pixels = settings["transformer_config.content_seq_len"]
-    size = round(pixels**0.5)
-    if size * size != pixels:
-        raise ConversionError(f"--config has content_seq_len {pixels}, which is no square.")
-    if tuple(settings["content_codec_config.token_shape"]) != (size, size):
-        raise settings.refuse("content_codec_config.token_shape", f"content_seq_len {pixels} is {size} x {size}.")
+    side = round(pixels**0.5)
+    if tuple(settings["content_codec_config.token_shape"]) != (side, side) or side * side != pixels:
+        raise settings.refusal("content_codec_config.token_shape", f"content_seq_len {pixels} is not its square.")
     if class_name == "ClassTransformer2DModel":
-        _complete_null_class(tensors, settings["transformer_config.class_number"])
-    found = infer.recognise(tensors)
-    if found != class_name:
-        raise ConversionError(f"--config is that of a {class_name}, the checkpoint has a {found}.")
-    given = {
+        _complete_null_class(tensors, settings)
+    arguments = {
+        "_class_name": class_name,
         "num_attention_heads": settings["transformer_config.n_head"],
-        "sample_size": size,
+        "sample_size": side,
         "dropout": settings["transformer_config.resid_pdrop"],
     }
     if class_name == "Transformer2DModel":
-        given["activation_fn"] = ACTIVATIONS[settings["transformer_config.block_activate"]]
-    component = infer.component_of(tensors, given)
-    check_told(settings, {**component.config, **_widths(tensors)}, DENOISER_TOLD)
+        arguments["activation_fn"] = ACTIVATIONS[settings["transformer_config.block_activate"]]
+    component = Component.inferred(tensors, arguments, ADVICE)
+    classes, width = tensors[CODES].shape
+    settings.check_equal({**component.config, "inner_dim": width, "num_codes": classes - 1})
     return component
 
 
-def _widths(tensors: Tensors) -> dict[str, int]:
-    """What the shapes tell beside the arguments of the network."""
-    codes, width = tensors["latent_image_embedding.emb.weight"].shape
-    return {"width": width, "num_codes": codes - 1}
-
-
-def _complete_null_class(tensors: Tensors, class_number: int) -> None:
+def _complete_null_class(tensors: dict[str, LazyTensor], settings: Settings) -> None:
     """Makes the null class, which guidance steers away from, the last row of every table of the classes.
 
-    Their code takes the id 1000 for it, whatever ``class_number`` is. A table without that row gives the mean of all
-    its rows for it; a table of 1001 rows has it at its end. One row more than ``class_number`` is what fine-tuning for
-    guidance (``imagenet_cf``) adds for it.
+    The original code uses the id 1000 for it, whatever ``class_number`` is. For a table without that row it uses the
+    mean of all rows; a table of 1001 rows has it as the last. A table with one row more than ``class_number`` got
+    this row for the null class by fine-tuning for guidance (``imagenet_cf``).
     """
-    for key, tensor in list(tensors.items()):
-        if not key.endswith("norm3.emb.weight"):
-            continue
-        rows = tensor.shape[0]
+
+    def with_null_row(table: np.ndarray) -> np.ndarray:
+        return np.vstack([table, table[NULL_CLASS] if len(table) > NULL_CLASS else table.mean(0)])
+
+    class_number = settings["transformer_config.class_number"]
+    for key in [key for key in tensors if key.endswith("norm3.emb.weight")]:
+        rows, width = tensors[key].shape
         if rows not in (class_number, class_number + 1):
-            raise ConversionError(
-                f"--config has transformer_config.class_number: {class_number}; the checkpoint has {rows} classes, the "
-                "null class included: it is another model's."
-            )
+            why = f"the checkpoint has {rows} classes, including the null class: check --config."
+            raise settings.refusal("transformer_config.class_number", why)
         if rows == class_number and rows != NULL_CLASS + 1:
-            shape = (rows + 1, tensor.shape[1])
-            tensors[key] = tensor.cast("float32").then(lambda table: np.vstack([table, _null_row(table)]), shape)
+            tensors[key] = tensors[key].cast("float32").then(with_null_row, (rows + 1, width))
 
 
-def _null_row(table: np.ndarray) -> np.ndarray:
-    return table[NULL_CLASS] if len(table) > NULL_CLASS else table.mean(0)
-
-
-def _codec(
-    taken: Entries,
-    settings: Settings,
-    codec: Optional[Tensors],
-    codes: Optional[np.ndarray],
-    denoiser: Component,
-) -> Component:
-    tensors = codec_tensors(taken)
-    if tensors and codec is not None:
-        taken.ignored["--codec"] = "the checkpoint holds its own codec, which is the one it was trained with"
-    if not tensors and codec is not None:
-        own = Entries(codec)
-        tensors = codec_tensors(own)
-        if own.rest():
-            raise ConversionError(f"these entries of the codec are not known: {', '.join(sorted(own.rest())[:20])}")
-        taken.ignored.update(own.ignored)
-    if not tensors:
-        raise ConversionError("the checkpoint has no codec (content_codec.*): pass its own file with --codec.")
-    check_codec(tensors)
-    full, predicted = tensors["quantize.embedding.weight"].shape[0], denoiser.config["num_vector_embeds"] - 1
-    _check_codes(settings, codes, full, predicted)
-    component = codec_component(tensors, codes)
-    if codes is not None and int(codes.max()) + 1 != predicted:
-        raise ConversionError(f"--codes has {int(codes.max()) + 1} reduced codes, the denoiser predicts {predicted}.")
-    is_gumbel = settings["content_codec_config.class"] == "TamingGumbelVQVAE"
-    if is_gumbel != (component.class_name == "GumbelVQModel"):
-        raise settings.refuse("content_codec_config.class", f"the checkpoint has a {component.class_name}.")
-    downscale = 2 ** (len(component.config["block_out_channels"]) - 1)
-    component.config["sample_size"] = denoiser.config["sample_size"] * downscale
+def _text_encoder(entries: Entries, settings: Settings) -> Component:
+    """CLIP's text encoder; the ids of its special tokens are those of the tokenizer, set later."""
+    tensors = {}
+    for name, tensor in entries.take(TEXT_ENCODER).items():
+        if ".in_proj." not in name:
+            tensors[name] = tensor.cast("float32")
+            continue
+        rows, rest = divmod(tensor.shape[0], 3)
+        if rest:
+            raise ConversionError(f"{name} of the text encoder has {tensor.shape[0]} rows, not a multiple of 3.")
+        for i, part in enumerate(("q_proj", "k_proj", "v_proj")):
+            third, shape = slice(i * rows, (i + 1) * rows), (rows, *tensor.shape[1:])
+            weight = tensor.then(lambda whole, third=third: whole[third], shape)
+            tensors[name.replace("in_proj", part)] = weight.cast("float32")
+    if TOKENS not in tensors:
+        raise ConversionError("the checkpoint has no text encoder (transformer.condition_emb.token_embedding etc.).")
+    width = tensors[TOKENS].shape[1]
+    arguments = {"num_attention_heads": width // HEAD_WIDTH, "hidden_act": "quick_gelu", "projection_dim": width}
+    component = Component.inferred(tensors, {**arguments, "eos_token_id": -1}, ADVICE)
+    end_idx = component.config["vocab_size"] - BYTES
+    settings.check_equal({**component.config, "cross_attention_dim": width, "end_idx": end_idx}, "text encoder")
     return component
 
 
-def _check_codes(settings: Settings, codes: Optional[np.ndarray], full: int, predicted: int) -> None:
-    """Raises where the map of codes is not what the config, the codec and the denoiser say."""
-    reduced = settings.objects["content_codec_config"].get("quantize_number", 0)
-    counts = f"the codec has {full} codes, the denoiser predicts {predicted}"
-    if not reduced:
-        if codes is not None:
-            raise ConversionError(
-                "--codes is given, but --config has no map of codes (content_codec_config.quantize_number): leave "
-                "--codes out, or give the config of this model."
-            )
-        if full != predicted:
-            raise ConversionError(
-                f"{counts}, and --config has no map of codes (quantize_number): it is another model's."
-            )
-        return
-    if reduced != predicted:
-        raise settings.refuse("content_codec_config.quantize_number", f"{counts} of them: it is another model's.")
-    if codes is None:
+def _null_text(entries: Entries, settings: Settings) -> Component:
+    """Learned where the checkpoint has it, unless the config says that it is not used."""
+    tensors, learnable = entries.take(NULL_TEXT), settings.of_generation("learnable_cf")
+    if learnable and not tensors:
         raise ConversionError(
-            f"{counts} of them: pass their map of codes with --codes (help_folder/statistics/taming_vqvae_*.pt)."
+            f"--config has learnable_cf: True, the checkpoint has no learned null text ({EMPTY_TEXT}): check --config. "
+            "With learnable_cf: False the null text is the empty prompt."
         )
-    if codes.shape != (full,):
-        raise ConversionError(f"--codes maps {codes.shape} codes, the codec has {full}: it is another model's.")
+    if tensors and learnable is not False:
+        return Component.inferred({"embeddings": tensors["embeddings"].cast("float32")}, {}, ADVICE)
+    if tensors:
+        entries.ignored[EMPTY_TEXT] = "--config has learnable_cf: False, so the null text is the empty prompt"
+    return Component("LearnedClassifierFreeSamplingEmbeddings", {"learnable": False}, {})
+
+
+def _vqvae(
+    entries: Entries, settings: Settings, denoiser: Mapping[str, Any], options: Options, skipped: set[str]
+) -> Component:
+    """The VQ-VAE of the checkpoint, or of its own file, whose skipped objects are added to ``skipped``."""
+    tensors = take_vqvae(entries)
+    if tensors and options.codec:
+        entries.ignored["--codec"] = "the checkpoint has its own VQ-VAE, the one that it was trained with"
+    elif options.codec:
+        codec, _, objects = open_tensors(options.codec, "--codec", options.ignore_unknown_objects)
+        own = Entries(codec)
+        tensors = take_vqvae(own)
+        own.check_empty()
+        entries.ignored.update(own.ignored)
+        skipped |= objects
+    if not tensors:
+        raise ConversionError("the checkpoint has no VQ-VAE (content_codec.*): pass its own file with --codec.")
+    order = _codebook_order(settings, options.codes, tensors[CODEBOOK].shape[0], denoiser["num_vector_embeds"] - 1)
+    for name in {CODEBOOK, "quantize.proj.weight", "quantize.proj.bias"} & tensors.keys():
+        tensors[name] = tensors[name] if order is None else tensors[name].then(lambda rows: rows[order])
+    component = Component.inferred(tensors, VQVAE_FIXED, ADVICE)
+    settings.check_quantizer(component.class_name)
+    if options.codec_config:
+        entries.ignored.update(check_config(component, read_config(options.codec_config), "--codec-config"))
+    downscale = 2 ** (len(component.config["block_out_channels"]) - 1)
+    component.config["sample_size"] = denoiser["sample_size"] * downscale
+    return component
+
+
+def _codebook_order(settings: Settings, codes: Optional[Path], full: int, predicted: int) -> Optional[np.ndarray]:
+    """By the map of codes; None for a model that has none."""
+    reduced = settings.objects["content_codec_config"].get("quantize_number", 0)
+    if codes and not reduced:
+        advice = "there is no map of codes: leave --codes out"
+    elif reduced and not codes:
+        advice = "pass the map of codes with --codes (help_folder/statistics/taming_vqvae_*.pt)"
+    elif (reduced or full) != predicted:
+        advice = "check --config"
+    else:
+        return read_codes(codes, full, predicted) if codes else None
+    raise ConversionError(
+        f"--config has content_codec_config.quantize_number: {reduced}; the VQ-VAE has {full} codes, the denoiser "
+        f"predicts {predicted}: {advice}."
+    )

@@ -1,4 +1,4 @@
-"""What tools/convert_weights.py says of bad arguments: what was given, what to do, before any work and any loss."""
+"""The errors of tools/convert_weights.py for bad arguments, raised before any work and any loss."""
 
 import errno
 import json
@@ -6,11 +6,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import convert_weights as tool
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.conversion.test_convert import TRANSFORMER, convert, tool
+from tests.conversion.test_convert import NULL_TEXT, TRANSFORMER, convert
 from tests.shapes32_model import MODEL
 
 NEEDED = {"num_attention_heads": 4, "activation_fn": "geglu-approximate"}
@@ -29,14 +30,14 @@ def files(tmp_path):
     return folder
 
 
-def said_of(*arguments) -> str:
-    """What the command ends with, as it stands on the screen."""
-    with pytest.raises((tool.ConversionError, ValueError, OSError)) as caught:
+def error_of(*arguments) -> str:
+    """The last line of the command."""
+    with pytest.raises((ValueError, OSError)) as caught:
         convert(*arguments)
-    said = tool.sentence(caught.value)
-    assert "[Errno" not in said
-    assert "Traceback" not in said
-    return said
+    message = tool.message(caught.value)
+    assert "[Errno" not in message
+    assert "Traceback" not in message
+    return message
 
 
 SOURCES = [
@@ -47,84 +48,72 @@ SOURCES = [
     ("empty.pt", "SOURCE .*empty.pt is empty"),
     ("empty.safetensors", "SOURCE .*empty.safetensors is empty"),
     ("words", "words ends in none of .safetensors"),
+    ("none.safetensors", "the file holds no weights"),
 ]
 
 
-@pytest.mark.parametrize("name, said", SOURCES)
-def test_a_source_that_cannot_be_read_is_named(name, said, files, tmp_path):
-    with pytest.raises((tool.ConversionError, OSError), match=said):
+@pytest.mark.parametrize("name, message", SOURCES)
+def test_a_source_that_cannot_be_read_is_named(name, message, files, tmp_path):
+    save_file({}, files / "none.safetensors")
+    with pytest.raises((ValueError, OSError), match=message):
         convert(files / name, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
 
-OPTIONS = [
-    ("--config", ".yaml"),
-    ("--codec-config", ".yaml"),
-    ("--codec", ".pt"),
-    ("--codes", ".pt"),
-    ("--tokenizer", ".txt"),
-]
+OPTIONS = {"--config": ".yaml", "--codec-config": ".yaml", "--codec": ".pt", "--codes": ".pt", "--tokenizer": ".txt"}
 
 
-@pytest.mark.parametrize("option, ending", OPTIONS)
-def test_a_file_of_an_option_that_cannot_be_read_is_named_with_the_option(option, ending, files, tmp_path):
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_file_of_an_option_that_cannot_be_read_is_named_with_the_option(option, files, tmp_path):
+    ending = OPTIONS[option]
     for name, what in ((f"missing{ending}", "does not exist."), (f"folder{ending}", "is a folder; give a file.")):
-        assert said_of(TRANSFORMER, tmp_path / "out", option, files / name) == f"{option} {files / name} {what}"
+        assert error_of(TRANSFORMER, tmp_path / "out", option, files / name) == f"{option} {files / name} {what}"
     empty = files / ("empty.txt.gz" if ending == ".txt" else f"empty{ending}")
-    assert said_of(TRANSFORMER, tmp_path / "out", option, empty).startswith(f"{option} {empty} is empty")
+    assert error_of(TRANSFORMER, tmp_path / "out", option, empty).startswith(f"{option} {empty} is empty")
+    message = error_of(MODEL, tmp_path / "out", option, files / "needed.json" if option != "--tokenizer" else "me/clip")
+    assert message.startswith(f"{option} is for a")
+    assert message.endswith(f"SOURCE is a folder: leave {option} out.")
     assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
 
 def test_a_tokenizer_of_another_kind_of_file_is_refused(files, tmp_path):
-    said = said_of(TRANSFORMER, tmp_path / "out", "--tokenizer", files / "words")
-    assert said.startswith(f"--tokenizer {files / 'words'} is no list of merges")
+    message = error_of(TRANSFORMER, tmp_path / "out", "--tokenizer", files / "words")
+    assert message.startswith(f"--tokenizer {files / 'words'} is no list of merges")
 
 
-def test_a_hub_that_cannot_be_reached_is_said_in_a_sentence(tmp_path, monkeypatch):
+def test_a_hub_that_cannot_be_reached_gives_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    said = said_of("me/shapes", tmp_path / "out")
-    assert said.startswith("me/shapes is not a folder here, and the hub cannot be reached at http://127.0.0.1:9. Check")
-    assert not any(word in said for word in ("urllib3", "HTTPConnectionPool", "Max retries", "Error"))
-
-
-@pytest.mark.parametrize("option", ["--config", "--codec", "--codec-config", "--codes", "--tokenizer"])
-def test_options_of_files_are_refused_for_a_folder(option, files, tmp_path):
-    said = said_of(MODEL, tmp_path / "out", option, files / "needed.json" if option != "--tokenizer" else "me/clip")
-    assert said.startswith(f"{option} is for a")
-    assert said.endswith(f"SOURCE is a folder: leave {option} out.")
+    message = error_of("me/shapes", tmp_path / "out")
+    assert message.startswith(
+        "me/shapes is not a folder here, and the hub cannot be reached at http://127.0.0.1:9. Check"
+    )
+    assert not any(word in message for word in ("urllib3", "HTTPConnectionPool", "Max retries", "Error"))
 
 
 def test_options_of_other_sources_are_refused(files, tmp_path):
     config = ("--config", files / "needed.json")
-    assert said_of(MODEL, tmp_path / "out", "--revision", "main").startswith("--revision is for a hub id; SOURCE is a")
-    assert said_of(MODEL, tmp_path / "out", "--no-ema").startswith("--no-ema is for a whole model")
+    assert error_of(MODEL, tmp_path / "out", "--revision", "main").startswith("--revision is for a hub id; SOURCE is a")
+    assert error_of(MODEL, tmp_path / "out", "--no-ema").startswith("--no-ema is for a whole model")
     for option in (("--codes", files / "words"), ("--variant", "fp16"), ("--no-ema",)):
-        said = said_of(TRANSFORMER, tmp_path / "out", *config, *option)
-        assert said.startswith(f"{option[0]} is for")
-        assert "SOURCE is the weights of one network" in said
+        message = error_of(TRANSFORMER, tmp_path / "out", *config, *option)
+        assert message.startswith(f"{option[0]} is for")
+        assert "SOURCE is the weights of one network" in message
 
 
-def test_weights_that_do_not_fit_are_blamed_on_what_was_given(files, tmp_path):
+def test_the_advice_for_weights_that_do_not_fit_is_about_the_given_files(files, tmp_path):
     arrays = load_file(TRANSFORMER)
     del arrays["out.bias"]
     save_file(arrays, tmp_path / "cut.safetensors")
-    said = said_of(tmp_path / "cut.safetensors", tmp_path / "out", "--config", files / "needed.json")
-    assert said.endswith("Check that --config belongs to the weights.")
-    source = MODEL / "learned_classifier_free_sampling_embeddings" / "diffusion_pytorch_model.safetensors"
-    arrays = {**load_file(source), "extra": np.ones(3)}
-    save_file(arrays, tmp_path / "null.safetensors")
-    said = said_of(tmp_path / "null.safetensors", tmp_path / "out")
-    assert "not in the network: extra (3,)" in said
-    assert "--config takes a config.json" in said
+    message = error_of(tmp_path / "cut.safetensors", tmp_path / "out", "--config", files / "needed.json")
+    assert message.endswith("Check that --config belongs to the weights.")
+    save_file({**load_file(NULL_TEXT), "extra": np.ones(3)}, tmp_path / "null.safetensors")
+    message = error_of(tmp_path / "null.safetensors", tmp_path / "out")
+    assert "not in the network: extra (3,)" in message
+    assert "--config takes a config.json" in message
     shutil.copytree(MODEL, tmp_path / "model")
     file = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
     save_file({**load_file(file), "extra": np.ones(3)}, file)
-    assert said_of(tmp_path / "model", tmp_path / "out").endswith("Check that config.json belongs to the weights.")
-
-
-def test_a_file_without_weights_is_said(files, tmp_path):
-    save_file({}, tmp_path / "none.safetensors")
-    assert said_of(tmp_path / "none.safetensors", tmp_path / "out").startswith("the file holds no weights")
+    assert error_of(tmp_path / "model", tmp_path / "out").endswith("Check that config.json belongs to the weights.")
 
 
 @pytest.fixture
@@ -136,13 +125,13 @@ def work(monkeypatch):
         begun.append(arguments)
         raise AssertionError("the conversion was begun")
 
-    monkeypatch.setattr(tool, "read_source", read_source)
+    monkeypatch.setattr("mindone_vq.conversion.convert.read_source", read_source)
     return begun
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(work, files, tmp_path):
     out = tmp_path / "out"
-    for report, said in (
+    for report, message in (
         (files / "folder", "is a folder; give the name of a file"),
         (files / "words" / "report.json", "cannot be written: .*words: Not a directory"),
         (out, "is also an input or DESTINATION"),
@@ -150,7 +139,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(work, files,
         (TRANSFORMER, "is also an input or DESTINATION"),
     ):
         destination = tmp_path / "deep" / "out" if report.name == "deep" else out
-        with pytest.raises(OSError, match=said):
+        with pytest.raises(OSError, match=message):
             convert(TRANSFORMER, destination, "--report", report)
     assert not work
     assert (files / "words").read_text() == "words"
@@ -162,8 +151,8 @@ def test_a_folder_that_may_not_be_written_into_is_refused_before_the_work(work, 
 
     monkeypatch.setattr(tempfile, "TemporaryFile", denied)
     for arguments in (("--report", tmp_path / "report.json"), ()):
-        said = said_of(TRANSFORMER, tmp_path / "out", *arguments)
-        assert said.endswith(f"cannot be written: {tmp_path}: Permission denied. Give another place.")
+        message = error_of(TRANSFORMER, tmp_path / "out", *arguments)
+        assert message.endswith(f"cannot be written: {tmp_path}: Permission denied. Give another place.")
     assert not work
     assert not list(tmp_path.iterdir())
 
@@ -182,8 +171,8 @@ def test_a_destination_around_an_input_is_refused(work, files, tmp_path):
     assert (files / "weights.safetensors").is_file()
 
 
-def test_an_error_of_the_system_is_said_with_its_file():
-    assert tool.sentence(FileNotFoundError(2, "No such file or directory", "here")) == "here: No such file or directory"
-    assert tool.sentence(OSError(28, "No space left on device")) == "No space left on device"
-    assert tool.sentence(FileNotFoundError("nowhere does not exist.")) == "nowhere does not exist."
+def test_an_error_of_the_system_names_its_file():
+    assert tool.message(FileNotFoundError(2, "No such file or directory", "here")) == "here: No such file or directory"
+    assert tool.message(OSError(28, "No space left on device")) == "No space left on device"
+    assert tool.message(FileNotFoundError("nowhere does not exist.")) == "nowhere does not exist."
     assert Path(tool.__file__).name == "convert_weights.py"

@@ -13,8 +13,8 @@ from PIL import Image
 
 import mindone_vq
 from mindone_vq import CLIPTextModel, VQDiffusionPipeline, VQDiffusionScheduler
-from mindone_vq.conversion.sources import Options, read_source
-from mindone_vq.conversion.write import Target, write_plan
+from mindone_vq.conversion.convert import convert
+from mindone_vq.conversion.options import Options
 from tests.shapes32_model import MODEL, SETTINGS
 from tests.tiny_pipeline import random_pipeline
 
@@ -155,9 +155,7 @@ def test_a_call_uses_the_settings_of_the_model_and_they_are_saved_with_it(tmp_pa
     assert np.array_equal(own, codes(pipe, guidance_scale=1.0, truncation_rate=0.3))
     assert not np.array_equal(own, codes(pipe, truncation_rate=1.0))
     pipe.save_pretrained(tmp_path / "pipe")
-    plan = read_source(str(tmp_path / "pipe"), Options())
-    plan.check()
-    write_plan(plan, tmp_path / "converted", Target())
+    convert(Options(str(tmp_path / "pipe"), tmp_path / "converted"))
     for folder in ("pipe", "converted"):
         loaded = VQDiffusionPipeline.from_pretrained(tmp_path / folder)
         assert loaded.default_settings == pipe.default_settings
