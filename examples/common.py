@@ -13,7 +13,6 @@ from PIL import Image
 from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.pictures import enlarge, grid
-from mindone_vq.training import settings
 from mindone_vq.training.devices import connect
 from mindone_vq.weights.files import check_writable
 
@@ -102,8 +101,10 @@ def save(picture: Image.Image, path: Path) -> None:
 def run_training(settings_class: type, training_class: type, description: str) -> None:
     """Trains with the settings of the command line; under msrun, on all its devices."""
 
+    from mindone_vq.training.settings import parse  # needs the extra [train], which the other examples do not
+
     def main(arguments: list[str]) -> None:
-        options = settings.parse(settings_class, arguments, description, positional=("data",))
+        options = parse(settings_class, arguments, description)
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         if options.device != "auto":
             choose_device(options.device)

@@ -19,17 +19,16 @@ from mindone_vq.models.convolutional import ClassTransformer2DModel, Uncondition
 from mindone_vq.models.vq_model import GumbelVQModel
 from mindone_vq.pipelines.denoising import make_step
 from mindone_vq.pipelines.graphs import CodeDecoding, CompiledGraph, DenoisingStep, GraphCache, TextEncoding
-from mindone_vq.training.adversarial import AdversarialTerm, DiscriminatorUpdates
-from mindone_vq.training.codebook import CodebookAverage
-from mindone_vq.training.codec_loss import CodecLoss
-from mindone_vq.training.codec_training import CodecSettings
-from mindone_vq.training.codes import PictureEncoding
+from mindone_vq.training.data.codes import PictureEncoding
 from mindone_vq.training.devices import Devices
-from mindone_vq.training.diffusion_loss import VariationalLoss
-from mindone_vq.training.perceptual import CHANNELS, SMALLEST, VGG16, PerceptualLoss
-from mindone_vq.training.text_to_image_loss import TextToImageLoss
-from mindone_vq.training.text_to_image_training import TextToImageSettings
-from mindone_vq.training.updates import Updates
+from mindone_vq.training.text_to_image.loss import TextToImageLoss, VariationalLoss
+from mindone_vq.training.text_to_image.training import TextToImageSettings
+from mindone_vq.training.update.updates import Updates
+from mindone_vq.training.vqvae.adversarial import AdversarialTerm, discriminator_updates, make_discriminator
+from mindone_vq.training.vqvae.codebook import CodebookAverage
+from mindone_vq.training.vqvae.loss import VQVAELoss
+from mindone_vq.training.vqvae.model import VQVAESettings
+from mindone_vq.training.vqvae.perceptual import CHANNELS, SMALLEST, VGG16, PerceptualLoss
 
 BATCH, SIDE, CODES, TIMESTEPS = 2, 4, 16, 5  # SIDE: of the grid of codes; pictures are twice as wide
 LATENTS = 6  # channels
@@ -142,13 +141,12 @@ def encode(kind: type[VQModel]) -> Build:
 
 def train_codec(codebook: str, adversarial: bool = False, perceptual: bool = False) -> Build:
     def build(dtype: ms.Type) -> list[Run]:
-        size = dict(discriminator_layers=1, discriminator_channels=8)
-        settings = CodecSettings(data="none", precision=TYPES[dtype], ema_decay=0.9, **size)
-        model, other = codec(), DiscriminatorUpdates(settings, Devices()) if adversarial else None
-        terms = [AdversarialTerm(other.discriminator)] if adversarial else []
+        settings = VQVAESettings(data="none", precision=TYPES[dtype], ema_decay=0.9)
+        model, discriminator = codec(), make_discriminator(1, 8, seed=0)
+        terms = [AdversarialTerm(discriminator)] if adversarial else []
         terms += [PerceptualLoss(VGG16(), LEVELS)] if perceptual else []
         weight = 1.0 if codebook == "loss" else 0.0
-        loss = CodecLoss(model, codebook_weight=weight, terms=terms, report_reconstructions=adversarial)
+        loss = VQVAELoss(model, codebook_weight=weight, terms=terms, report_reconstructions=adversarial)
         updates = Updates(loss, model.trainable_params(), settings, Devices())
         seen = pictures(SMALLEST if perceptual else 2 * SIDE)
         runs = graphs_of(updates, seen, np.float32(1.0), *[np.float32(1.0)] * len(terms))
@@ -157,7 +155,8 @@ def train_codec(codebook: str, adversarial: bool = False, perceptual: bool = Fal
             codes, candidates = np.zeros(BATCH * SIDE * SIDE, np.int32), np.zeros(CODES, np.int32)
             latents, here = np.zeros((len(codes), LATENTS), np.float32), np.ones((CODES, 1), np.float32)
             runs.append(lambda: average(*map(Tensor, (latents, codes, candidates, here))))
-        if other is not None:
+        if adversarial:
+            other = discriminator_updates(discriminator, settings, Devices())
             runs += graphs_of(other, seen, seen.astype(np.float32))
         return runs
 
@@ -187,7 +186,7 @@ def train_text_to_image(**options: object) -> Build:
 def graphs_of(updates: Updates, *batch: np.ndarray) -> list[Run]:
     """The graphs of a training step one by one: what cannot run on a CPU keeps none of the others from compiling."""
     rate, scale, tensors = Tensor(1e-3, ms.float32), Tensor(1.0, ms.float32), [Tensor(array) for array in batch]
-    graphs = [updates._last] if updates.settings.accumulation == 1 else [updates._add, updates._last]
+    graphs = [updates._update] if updates.settings.accumulation == 1 else [updates._add, updates._update]
     runs = [partial(graph, rate, scale, *tensors) for graph in graphs]
     return runs if updates.average is None else [*runs, updates._average]
 

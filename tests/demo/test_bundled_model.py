@@ -8,7 +8,7 @@ from mindone_vq import VQDiffusionInpaintPipeline, VQDiffusionPipeline
 from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import score
 from mindone_vq.demo.shapes import Scene, Shape, caption, draw, random_scene
-from mindone_vq.training.batches import to_model_range
+from mindone_vq.pictures import to_model_range
 
 
 @pytest.fixture(scope="module")

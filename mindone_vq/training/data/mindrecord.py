@@ -1,4 +1,4 @@
-"""Pictures in MindRecord files: going through all records once, and reading one of them."""
+"""Pictures in MindRecord files: reading all records once, and reading one of them."""
 
 import re
 from collections.abc import Iterator

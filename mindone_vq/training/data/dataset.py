@@ -1,4 +1,4 @@
-"""What is learned from: captioned pictures in a folder or in MindRecord files."""
+"""Datasets: captioned pictures in a folder or in MindRecord files."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Optional, Union
 from PIL import Image
 
 from mindone_vq.pictures import to_rgb
-from mindone_vq.training.mindrecord import Records, record_files
+from mindone_vq.training.data.mindrecord import Records, record_files
 
 METADATA = "metadata.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -27,7 +27,17 @@ HEADER_THREADS = 8  # opening files is waiting, not computing
 
 
 class UnreadablePicture(ValueError):
-    """A picture whose header is good and whose body cannot be decoded."""
+    """A picture whose header can be read and whose pixels cannot."""
+
+
+# Kind of problem -> what one of them and what several are called.
+KINDS = {
+    "malformed": ("malformed line", "malformed lines"),
+    "outside": ("file name that leaves the folder", "file names that leave the folder"),
+    "missing": ("missing file", "missing files"),
+    "unreadable": ("unreadable picture", "unreadable pictures"),
+    "uncaptioned": ("without a caption", "without a caption"),
+}
 
 
 @dataclass
@@ -39,34 +49,24 @@ class Problems:
     outside: list[str] = field(default_factory=list)  # names that leave the folder
     uncaptioned: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)  # no header of a picture
+    unreadable: list[str] = field(default_factory=list)  # without the header of a picture
     undecodable: list[str] = field(default_factory=list)  # found only when the picture was read
 
     @property
     def left_out(self) -> int:
-        return sum(len(names) for names, *_ in self._kinds())
+        return sum(len(getattr(self, kind)) for kind in KINDS)
 
     def summary(self) -> str:
         """One line: how many entries were left out and why, with at most five names for each kind."""
-        parts = [f"{len(x):,} {one if len(x) == 1 else many} ({_some(x)})" for x, one, many in self._kinds() if x]
-        count = f"{self.left_out:,}" if parts else "none"
+        named = [(getattr(self, kind), words) for kind, words in KINDS.items()]
+        parts = [f"{len(names):,} {words[len(names) > 1]} ({_some(names)})" for names, words in named if names]
+        count = f"{self.left_out:,}" if self.left_out else "none"
         line = f"{count} of {self.total:,} entries {'was' if self.left_out == 1 else 'were'} left out"
-        if parts:
-            line += f": {', '.join(parts)}"
+        line += f": {', '.join(parts)}" if parts else ""
         if self.undecodable:
-            number = len(self.undecodable)
-            pictures = "picture" if number == 1 else "pictures"
-            line += f"; {number:,} {pictures} could not be decoded when read ({_some(self.undecodable)})"
+            pictures = "picture" if len(self.undecodable) == 1 else "pictures"
+            line += f"; {len(self.undecodable):,} {pictures} could not be decoded when read ({_some(self.undecodable)})"
         return line
-
-    def _kinds(self) -> list[tuple[list[str], str, str]]:
-        return [
-            (self.malformed, "malformed line", "malformed lines"),
-            (self.outside, "file name that leaves the folder", "file names that leave the folder"),
-            (self.missing, "missing file", "missing files"),
-            (self.unreadable, "unreadable picture", "unreadable pictures"),
-            (self.uncaptioned, "without a caption", "without a caption"),
-        ]
 
 
 def _some(names: list[str]) -> str:
@@ -90,7 +90,7 @@ class CaptionedPictures(ABC):
         return len(self._names)
 
     def name(self, index: int) -> str:
-        """What to call a picture in a message: its file relative to the folder, or the number of its record."""
+        """The name of a picture in messages: its file relative to the folder, or the number of its record."""
         return self._names[index]
 
     def picture(self, index: int) -> Image.Image:
