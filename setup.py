@@ -33,7 +33,7 @@ setup(
         # The release that is good on a CPU: in 2.9 and 2.10 a convolution there is far slower.
         "cpu": ["mindspore==2.8.0"],
         "train": [
-            "jsonargparse>=4.40",  # settings from YAML and the command line, checked by their types
+            "jsonargparse>=4.49",  # settings from YAML and the command line, checked by their types
             "tensorboardX>=2.6",  # TensorBoard's files of a training run; without it there is log.jsonl alone
         ],
         # Curves of training logs.
@@ -57,7 +57,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",  # the tests in as many processes as there are cores
             "ruff==0.17.5",
-            "jsonargparse>=4.40",  # training
+            "jsonargparse>=4.49",  # training
             "scipy",  # chi-square tests
             "tensorboardX>=2.6",  # its files are read back
             "torch==2.13.0",

@@ -13,7 +13,7 @@ def initialize(cell: nn.Cell, rng: np.random.Generator, deviation: Callable[[str
     Args:
         cell: its parameters are set, in the order of its parts.
         rng: what the weights are drawn from.
-        deviation: the standard deviation of a part's weights, from its name and the part; None: leave the part as it is.
+        deviation: the standard deviation of a part's weights, from its name and the part; None: leave it as it is.
     """
     for name, part in cell.cells_and_names():
         if not isinstance(part, (nn.Conv2d, nn.Dense, nn.Embedding)):

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import difflib
 import json
+import operator
 import re
 import typing
 from pathlib import Path
@@ -16,14 +17,13 @@ from mindone_vq.weights.files import write_atomically
 
 try:
     from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
-    from jsonargparse.typing import restricted_number_type
+    from jsonargparse.typing import extend_base_type
 except ImportError as error:
-    raise ImportError(
-        'jsonargparse is not installed: pip install "mindone_vq[train]" has what training needs.'
-    ) from error
+    raise ImportError('jsonargparse is not installed; for training: pip install "mindone_vq[train]".') from error
 
 Settings = TypeVar("Settings")
 REQUIRED = dataclasses.MISSING
+COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le}
 
 
 def option(
@@ -118,11 +118,21 @@ def _parser(settings_class: type, description: str) -> ArgumentParser:
         elif typing.get_origin(hint) is tuple:
             parser.add_argument(flag, nargs="*", type=str, default=default, help=help)
         else:
-            if limits:
-                name = f"{hint.__name__} {' and '.join(f'{sign} {limit}' for sign, limit in limits)}"
-                hint = restricted_number_type(name, hint, limits)
-            parser.add_argument(flag, type=hint, default=default, help=help)
+            parser.add_argument(flag, type=_limited(hint, limits) if limits else hint, default=default, help=help)
     return parser
+
+
+def _limited(kind: type, limits: list[tuple[str, float]]) -> type:
+    """A type of numbers within limits, such as "int >= 1"."""
+    name = f"{kind.__name__} {' and '.join(f'{sign} {limit}' for sign, limit in limits)}"
+
+    def check(_: type, value: Any) -> None:
+        number = kind(value)
+        is_kind = not isinstance(value, bool) and number == float(value)
+        if not (is_kind and all(COMPARISONS[sign](number, limit) for sign, limit in limits)):
+            raise ValueError(f"{value} is out of range or of another type")
+
+    return extend_base_type(name, kind, check, register_key=(name,))
 
 
 def _is_required(field: dataclasses.Field) -> bool:
