@@ -7,7 +7,7 @@ import torch
 from mindspore import Tensor
 from safetensors.torch import save_file
 
-from mindone_vq.training.perceptual import load_perceptual
+from mindone_vq.training.vqvae.perceptual import load_perceptual
 from tests.numerics import relative_error
 
 # torchvision's configuration "D": channels, M for a pooling layer
@@ -99,12 +99,12 @@ def near(picture, network, rng):
             return drawn
 
 
-@pytest.mark.parametrize("with_linear", [False, True])
+@pytest.mark.parametrize("with_linear", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_distance_and_gradient_agree(with_linear, files, rng):
     network, file, linear, linear_file = files
     loss = load_perceptual(str(file), str(linear_file) if with_linear else "")
     compiled = ms.jit(ms.value_and_grad(loss, grad_position=1), fullgraph=True)
-    for batch, height, width in ((2, 16, 16), (1, 32, 24), (1, 22, 37)):
+    for batch, height, width in ((2, 16, 16), (1, 22, 37)):
         pictures = rng.uniform(-1, 1, (batch, 3, height, width)).astype(np.float32)
         reconstructions = np.concatenate([near(each, network, rng) for each in pictures])
         value, gradient = compiled(Tensor(pictures), Tensor(reconstructions))

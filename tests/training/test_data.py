@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindone_vq.training.data import Problems, UnreadablePicture, open_dataset
+from mindone_vq.training.data.dataset import Problems, UnreadablePicture, open_dataset
 from tests.training.picture_files import encoded, folder_of, noise, undecodable, write_metadata, write_records
 
 
