@@ -44,19 +44,15 @@ def save_checkpoint(
 ) -> Path:
     """Writes ``folder/step-<step>.safetensors``, whole or not at all; then removes the oldest.
 
-    Only one process may write into a folder: what killed ones left half-written is removed.
+    Only one process may write into a folder: files that killed ones left incomplete are removed.
 
     Args:
         folder: where the checkpoints of this run are; made if need be.
         step: how many steps were done.
-        parameters: all that the training changes, each under a name of its own, in any type and shape.
-        arrays: what is kept as numpy arrays, of booleans, integers or floats.
+        parameters: all that the training changes, each with a name of its own, in any type and shape.
+        arrays: booleans, integers or floats.
         state: what is kept as JSON: keys are strings, and tuples come back as lists.
-        keep: how many checkpoints stay, this one and those of earlier steps. Those of later steps stay too, with a
-            warning.
-
-    Returns:
-        The file.
+        keep: how many checkpoints stay, this one and those of earlier steps; later ones stay too, with a warning.
 
     Raises:
         ValueError: a name is there twice, or a type cannot be stored.
@@ -74,7 +70,7 @@ def save_checkpoint(
     digest = LazyTensor((checksum.digest_size,), "uint8", lambda: np.frombuffer(checksum.digest(), np.uint8))
     header = encode_header({**tensors, CHECKSUM: digest}, metadata)
     try:
-        _remove([entry for entry in _entries(folder) if TEMPORARY_NAME.fullmatch(entry.name)])  # they take space
+        _remove([entry for entry in folder.glob(".step-*") if TEMPORARY_NAME.fullmatch(entry.name)])  # they take space
         with atomic_file(path) as file:
             for data in (header, *map(_bytes, tensors.values())):
                 checksum.update(data)
@@ -98,13 +94,10 @@ def latest_checkpoint(folder: Path) -> Optional[Path]:
 
 
 def find_checkpoint(folder: Path) -> Optional[Path]:
-    """The checkpoint to continue from: the latest that is whole; a warning names each damaged one after it.
-
-    Returns:
-        The file; None: there is no checkpoint.
+    """The latest checkpoint that is whole, None where there is none; a warning names each damaged one after it.
 
     Raises:
-        ValueError: there are some, and all are damaged.
+        ValueError: all are damaged.
     """
     damaged = []
     for path in reversed(_checkpoints(folder).values()):
@@ -222,13 +215,9 @@ def _digest(file: BinaryIO, size: int, old: bytes) -> str:
     return digest.hexdigest()
 
 
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
 def _checkpoints(folder: Path) -> dict[int, Path]:
     """The checkpoints by step, the earliest first."""
-    matches = ((NAME.fullmatch(entry.name), entry) for entry in _entries(folder))
+    matches = ((NAME.fullmatch(entry.name), entry) for entry in folder.glob("step-*"))
     return dict(sorted((int(match.group(1)), entry) for match, entry in matches if match))
 
 

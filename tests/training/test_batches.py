@@ -49,8 +49,8 @@ def test_half_of_the_pictures_are_flipped(rng):
 @pytest.mark.parametrize("count, batch_size", [(10, 4), (12, 4), (3, 8), (1, 5), (7, 7)])
 def test_the_stream_is_one_permutation_after_the_other(count, batch_size):
     order = Order(count, batch_size, seed=5)
-    stream = np.concatenate([order.indices(step) for step in range(6 * count)])
-    epochs = np.concatenate([order.epochs(step) for step in range(6 * count)])
+    stream = np.concatenate([order.batch(step)[0] for step in range(6 * count)])
+    epochs = np.concatenate([order.batch(step)[1] for step in range(6 * count)])
     stream, epochs = stream.reshape(-1, count), epochs.reshape(-1, count)
     np.testing.assert_array_equal(np.sort(stream), np.broadcast_to(np.arange(count), stream.shape))
     np.testing.assert_array_equal(epochs, np.broadcast_to(np.arange(len(epochs))[:, None], epochs.shape))
@@ -61,11 +61,11 @@ def test_the_stream_is_one_permutation_after_the_other(count, batch_size):
 
 def test_the_order_depends_on_step_and_seed_alone():
     forwards, backwards = Order(10, 4, 5), Order(10, 4, 5)
-    expected = [forwards.indices(step) for step in range(20)]
+    expected = [forwards.batch(step)[0] for step in range(20)]
     for step in reversed(range(20)):
-        np.testing.assert_array_equal(backwards.indices(step), expected[step])
+        np.testing.assert_array_equal(backwards.batch(step)[0], expected[step])
     assert not np.array_equal(
-        np.concatenate(expected[:3]), np.concatenate([Order(10, 4, 6).indices(i) for i in range(3)])
+        np.concatenate(expected[:3]), np.concatenate([Order(10, 4, 6).batch(i)[0] for i in range(3)])
     )
 
 
@@ -73,7 +73,7 @@ def test_batches_hold_the_pictures_of_the_order(tmp_path, rng):
     dataset = open_dataset(folder_of(tmp_path, rng, 5), captions_required=True)
     with closing(PixelBatches(dataset, 8, batch_size=3, seed=1)) as batches:
         for step in range(4):
-            expected = [to_pixels(dataset.picture(i), 8) for i in Order(5, 3, 1).indices(step)]
+            expected = [to_pixels(dataset.picture(i), 8) for i in Order(5, 3, 1).batch(step)[0]]
             np.testing.assert_array_equal(batches.batch(step), expected)
 
 
@@ -107,7 +107,7 @@ def test_chance_differs_between_epochs_and_pictures(tmp_path, rng):
         flipped = []
         for epoch in range(2):
             by_index = np.empty(20, bool)
-            by_index[batches.order.indices(epoch)] = [not np.array_equal(x, straight) for x in batches.batch(epoch)]
+            by_index[batches.order.batch(epoch)[0]] = [not np.array_equal(x, straight) for x in batches.batch(epoch)]
             flipped.append(by_index)
     assert 0 < flipped[0].sum() < 20
     assert (flipped[0] != flipped[1]).any()
@@ -119,7 +119,7 @@ def test_undecodable_pictures_are_replaced_by_the_next(tmp_path, rng):
     by_index = np.array([first, first, fourth, fourth, fourth, first])  # after the last comes the first, which is bad
     with closing(PixelBatches(dataset, 8, batch_size=6, seed=0)) as batches:
         for step in range(2):
-            np.testing.assert_array_equal(batches.batch(step), by_index[batches.order.indices(step)])
+            np.testing.assert_array_equal(batches.batch(step), by_index[batches.order.batch(step)[0]])
     assert sorted(dataset.problems.undecodable) == ["0.png", "2.png", "3.png", "5.png"]
     assert "4 pictures could not be decoded" in dataset.problems.summary()
 
@@ -153,7 +153,7 @@ def test_small_datasets_are_decoded_once(tmp_path, rng, monkeypatch, options, ti
 def test_the_next_step_is_decoded_meanwhile_and_closing_ends_the_threads(tmp_path, rng, monkeypatch):
     dataset = open_dataset(folder_of(tmp_path, rng, 4), captions_required=True)
     second, picture = threading.Event(), dataset.picture
-    later = set(Order(4, 2, 0).indices(1).tolist())
+    later = set(Order(4, 2, 0).batch(1)[0].tolist())
     monkeypatch.setattr(dataset, "picture", lambda i: (second.set() if i in later else None, picture(i))[1])
 
     def threads():
@@ -176,5 +176,5 @@ def test_mindrecord_is_read_from_several_threads(tmp_path, rng):
     dataset = open_dataset(tmp_path, captions_required=False)
     with closing(PixelBatches(dataset, 8, batch_size=10, seed=0, memory_limit=0)) as batches:
         for step in range(4):
-            expected = [to_pixels(pictures[i], 8) for i in batches.order.indices(step)]
+            expected = [to_pixels(pictures[i], 8) for i in batches.order.batch(step)[0]]
             np.testing.assert_array_equal(batches.batch(step), expected)

@@ -71,21 +71,14 @@ class Order:
     def __init__(self, count: int, batch_size: int, seed: int):
         self.count, self.batch_size, self.seed = count, batch_size, seed
 
-    def indices(self, step: int) -> np.ndarray:
-        """(batch_size,) int64 below ``count``: the items of batch ``step``, which is counted from 0."""
-        epochs, within = self._positions(step)
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The items of batch ``step``, counted from 0, and the epoch of each: (batch_size,) int64 both."""
+        epochs, within = np.divmod(step * self.batch_size + np.arange(self.batch_size), self.count)
         indices = np.empty(self.batch_size, np.int64)
         for epoch in np.unique(epochs):
             rows = epochs == epoch
             indices[rows] = _permutation(self.count, self.seed, int(epoch))[within[rows]]
-        return indices
-
-    def epochs(self, step: int) -> np.ndarray:
-        """(batch_size,) int64: the epoch that each item of a batch belongs to."""
-        return self._positions(step)[0]
-
-    def _positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        return np.divmod(step * self.batch_size + np.arange(self.batch_size), self.count)
+        return indices, epochs
 
 
 class PixelBatches:
@@ -147,10 +140,10 @@ class PixelBatches:
             self._pool = None
 
     def _start(self, step: int) -> list[Future]:
-        epochs, indices = map(self._devices.part, (self.order.epochs(step), self.order.indices(step)))
-        return [self._pool.submit(self._item, int(epoch), int(index)) for epoch, index in zip(epochs, indices)]
+        items = zip(*map(self._devices.part, self.order.batch(step)))
+        return [self._pool.submit(self._item, int(index), int(epoch)) for index, epoch in items]
 
-    def _item(self, epoch: int, index: int) -> np.ndarray:
+    def _item(self, index: int, epoch: int) -> np.ndarray:
         """(3, size, size) uint8: one picture, cropped and flipped by random numbers of its own."""
         # numpy takes (a, b) and (a, b, 0) for the same seed, and (seed, epoch) is that of the order.
         rng = np.random.default_rng((self.order.seed, epoch, index + 1))

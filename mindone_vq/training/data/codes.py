@@ -44,7 +44,7 @@ def cached_codes(
     with np.load(path) as held:
         codes, indices = held["codes"], held["indices"]
     left_out = sorted(set(range(len(dataset))) - set(indices.tolist()))
-    dataset.problems.undecodable[:] = map(dataset.name, left_out)  # also where another process found them
+    dataset.problems.undecodable[:] = (dataset.names[i] for i in left_out)  # also where another process found them
     return codes, indices
 
 

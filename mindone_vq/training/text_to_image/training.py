@@ -92,7 +92,7 @@ class TextToImageTraining(Training):
         """The arguments of ``TextToImageLoss`` for the whole batch of this step."""
         settings, count = self.settings, self.settings.batch_size
         rng = np.random.default_rng((settings.seed, self.step, 1))  # of this step alone: a run can be continued
-        indices = self.order.indices(self.step)
+        indices, _ = self.order.batch(self.step)
         x_0 = self.codes[indices].astype(np.int32)
         timesteps, probabilities = self.timesteps.draw(count, rng)
         x_t = self.pipe.scheduler.add_noise(x_0, timesteps, rng).asnumpy()

@@ -107,9 +107,11 @@ def _read_linear(file: str) -> list[Tensor]:
     expected = {f"lin{i}.model.1.weight": (1, channels, 1, 1) for i, channels in enumerate(CHANNELS)}
     given = {key: each.shape for key, each in tensors.items()}
     if given != expected:
+        described = (", ".join(f"{key} {shape}" for key, shape in list(each.items())[:8]) for each in (given, expected))
         raise ValueError(
-            f"perceptual_linear_weights is {file}, which holds {_described(given)}; expected LPIPS' weights for VGG16, "
-            f"{_described(expected)}."
+            "perceptual_linear_weights is {}, which holds {}; expected LPIPS' weights for VGG16, {}.".format(
+                file, *described
+            )
         )
     return [Tensor(tensors[key].read().astype(np.float32)) for key in expected]
 
@@ -118,8 +120,3 @@ def _open(name: str, file: str) -> dict[str, LazyTensor]:
     if not Path(file).is_file():
         raise FileNotFoundError(f"{name} is {file}, which is no file: give the path of a .pth or .safetensors file.")
     return store.open_weights([Path(file)])
-
-
-def _described(shapes: dict[str, tuple]) -> str:
-    shown = [f"{key} {shape}" for key, shape in shapes.items()]
-    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -73,7 +73,7 @@ class VQVAETraining(Training):
         self.batches.close()
 
     def _make_terms(self) -> dict[str, nn.Cell]:
-        """The terms of the loss that are switched on, beside those it always has, by their names in the log."""
+        """The terms of the loss that are switched on, beside those it always has, by their names."""
         settings, terms = self.settings, {}
         if settings.perceptual_weight > 0:
             terms["perceptual"] = load_perceptual(settings.perceptual_weights, settings.perceptual_linear_weights)
@@ -84,19 +84,14 @@ class VQVAETraining(Training):
             terms["adversarial"] = AdversarialTerm(discriminator)
         return terms
 
-    def _term_weights(self) -> dict[str, float]:
-        """The weight of each of them in this step."""
-        settings = self.settings
-        adversarial = settings.adversarial_weight if self.step >= settings.adversarial_from else 0.0
-        weights = {"perceptual": settings.perceptual_weight, "adversarial": adversarial}
-        return {name: weights[name] for name in self.terms}
-
     def advance(self) -> dict[str, float]:
         settings = self.settings
         if self.step == settings.quantize_from and not settings.model_from:
             self._start_codebook()
         quantized = self.step >= settings.quantize_from
-        weights = self._term_weights()
+        adversarial = settings.adversarial_weight if self.step >= settings.adversarial_from else 0.0
+        weights = {"perceptual": settings.perceptual_weight, "adversarial": adversarial}
+        weights = {name: weights[name] for name in self.terms}
         given = tuple(map(np.float32, (quantized, *weights.values())))
         first = self.step * settings.accumulation
         parts = [(self.batches.batch(first + i), *given) for i in range(settings.accumulation)]
