@@ -37,13 +37,15 @@ class Devices:
         Raises:
             RuntimeError: in the other processes, where ``work`` raised an error in the first.
         """
-        failed = True
-        try:
-            if self.first:
+        error = None
+        if self.first:
+            try:
                 work()
-            failed = False
-        finally:  # an error does not leave the others waiting
-            failed = bool(self.gather(np.float32([failed])).any())
+            except Exception as raised:  # raised below: an error does not leave the others waiting
+                error = raised
+        failed = self.gather(np.float32([error is not None])).any()
+        if error is not None:
+            raise error
         if failed:
             raise RuntimeError("The first process failed; its log has the error.")
 
