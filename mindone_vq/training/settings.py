@@ -63,21 +63,23 @@ def parse(settings_class: type[Settings], arguments: list[str], description: str
         ValueError: an unknown name, a value that does not fit, or what the class itself refuses.
         FileNotFoundError: the config file does not exist.
     """
-    fields = {field.name: field for field in dataclasses.fields(settings_class)}
-    parser = _parser(settings_class, description)
-    config, arguments = _take_config(arguments)
-    content = _read_file(Path(config), parser, list(fields)) if config is not None else {}
+    names, parser = [field.name for field in dataclasses.fields(settings_class)], _parser(settings_class, description)
+    config_alone = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_alone.add_argument("--config")
+    config, arguments = config_alone.parse_known_args(arguments)
+    content = _read_file(Path(config.config), parser, names) if config.config is not None else {}
     if content:
-        arguments = ["--config", config, *arguments]  # first: the command line replaces what the file has
-        parser.set_defaults({name: content[name] for name in content if _is_required(fields[name])})
+        arguments = ["--config", config.config, *arguments]  # first: the command line replaces what the file has
+    required = [field.name for field in dataclasses.fields(settings_class) if _default(field) is REQUIRED]
+    parser.set_defaults({name: content.get(name) for name in required})
     try:
         given = parser.parse_args(arguments)
     except argparse.ArgumentError as error:
         unknown = re.search(r"unrecognized arguments: --([\w-]+)", str(error))
-        near = _nearest(unknown.group(1).replace("-", "_"), list(fields)) if unknown else ""
+        near = _nearest(unknown.group(1).replace("-", "_"), names) if unknown else ""
         raise ValueError(f"{' '.join(str(error).split())}{near}; --help lists the options.") from error
-    values = {name: _plain(given[name]) for name in fields}
-    missing = [name.upper() for name, field in fields.items() if _is_required(field) and values[name] is None]
+    values = {name: _plain(given[name]) for name in names}
+    missing = [name.upper() for name in required if values[name] is None]
     if missing:
         raise ValueError(f"No value for {', '.join(missing)}; give it on the command line or in --config.")
     return settings_class(**values)
@@ -108,17 +110,17 @@ def _parser(settings_class: type, description: str) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML with any of these settings")
     hints = typing.get_type_hints(settings_class)
     for field in dataclasses.fields(settings_class):
-        help, limits, hint = field.metadata["help"], field.metadata["limits"], hints[field.name]
-        flag = "--" + field.name.replace("_", "-")
-        default = field.default if field.default_factory is REQUIRED else field.default_factory()
-        if _is_required(field):
-            parser.add_argument(field.name, nargs="?", type=hint, help=help)
+        limits, hint = field.metadata["limits"], hints[field.name]
+        name, shared = "--" + field.name.replace("_", "-"), {"default": _default(field), "help": field.metadata["help"]}
+        if shared["default"] is REQUIRED:
+            name, shared = field.name, {"nargs": "?", "type": hint, "help": shared["help"]}
         elif hint is bool:
-            parser.add_argument(flag, action=ActionYesNo(no_prefix="no-"), default=default, help=help)
+            shared["action"] = ActionYesNo(no_prefix="no-")
         elif typing.get_origin(hint) is tuple:
-            parser.add_argument(flag, nargs="*", type=str, default=default, help=help)
+            shared.update(nargs="*", type=str)
         else:
-            parser.add_argument(flag, type=_limited(hint, limits) if limits else hint, default=default, help=help)
+            shared["type"] = _limited(hint, limits) if limits else hint
+        parser.add_argument(name, **shared)
     return parser
 
 
@@ -135,16 +137,8 @@ def _limited(kind: type, limits: list[tuple[str, float]]) -> type:
     return extend_base_type(name, kind, check, register_key=(name,))
 
 
-def _is_required(field: dataclasses.Field) -> bool:
-    return field.default is REQUIRED and field.default_factory is REQUIRED
-
-
-def _take_config(arguments: list[str]) -> tuple[Optional[str], list[str]]:
-    """The value of --config, wherever it is, and the other words."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    given, others = parser.parse_known_args(arguments)
-    return given.config, others
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is REQUIRED else field.default_factory()
 
 
 def _read_file(path: Path, parser: ArgumentParser, names: list[str]) -> dict[str, Any]:
