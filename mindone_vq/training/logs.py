@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any, Optional
@@ -53,15 +52,9 @@ class TrainingLog:
                 self._board.add_scalar(name, float(value), step)
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        """Writes ``previews/name-step.png`` and shows the picture in TensorBoard.
-
-        Raises:
-            ValueError: the name is not one for a file.
-        """
+        """Writes ``previews/name-step.png`` and shows the picture in TensorBoard."""
         if self._file is None:
             return
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(f"A picture is called {name!r}, expected letters, digits, '_', '-' and '.' only.")
         with atomic_file(self.folder / PREVIEWS / f"{name}-{step}.png") as file:
             picture.save(file, format="PNG")
         if self._board is not None:

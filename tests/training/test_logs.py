@@ -89,8 +89,6 @@ def test_the_old_log_stays_if_the_new_one_cannot_be_written(tmp_path, without_te
 def test_pictures_are_written_whole(tmp_path, without_tensorboard):
     with TrainingLog(tmp_path) as log:
         log.picture(20, "a_red-one", RED)
-        with pytest.raises(ValueError, match=r"A picture is called '\.\./x', expected letters"):
-            log.picture(20, "../x", RED)
     assert [path.name for path in (tmp_path / "previews").iterdir()] == ["a_red-one-20.png"]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "previews" / "a_red-one-20.png")), np.asarray(RED))
 
