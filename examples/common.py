@@ -101,9 +101,9 @@ def save(picture: Image.Image, path: Path) -> None:
 def run_training(settings_class: type, training_class: type, description: str) -> None:
     """Trains with the settings of the command line; under msrun, on all its devices."""
 
-    from mindone_vq.training.settings import parse  # needs the extra [train], which the other examples do not
-
     def main(arguments: list[str]) -> None:
+        from mindone_vq.training.command_line import parse  # needs the extra [train], other examples do not
+
         options = parse(settings_class, arguments, description)
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         if options.device != "auto":
@@ -117,5 +117,5 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Runs an example; a mistake of its user is one line."""
     try:
         main(sys.argv[1:])
-    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from mindone_vq.training.settings import REQUIRED, option, parse, save
+from mindone_vq.training.command_line import parse
+from mindone_vq.training.settings import REQUIRED, option, save
 from mindone_vq.training.text_to_image.pipeline import TextToImageSettings
 from mindone_vq.training.vqvae.model import VQVAESettings
 from tests.training.tiny_runs import ROOT
