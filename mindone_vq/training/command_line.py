@@ -38,14 +38,15 @@ def parse(settings_class: type[Settings], arguments: list[str], description: str
         ValueError: an unknown name, a value that does not fit, or what the class itself refuses.
         FileNotFoundError: the config file does not exist.
     """
-    names, parser = [field.name for field in dataclasses.fields(settings_class)], _parser(settings_class, description)
+    fields, parser = dataclasses.fields(settings_class), _parser(settings_class, description)
+    names = [field.name for field in fields]
+    required = [field.name for field in fields if default_of(field) is REQUIRED]
     config_alone = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     config_alone.add_argument("--config")
     config, arguments = config_alone.parse_known_args(arguments)
     content = _read_file(Path(config.config), parser, names) if config.config is not None else {}
     if content:
         arguments = ["--config", config.config, *arguments]  # first: the command line replaces what the file has
-    required = [field.name for field in dataclasses.fields(settings_class) if default_of(field) is REQUIRED]
     parser.set_defaults({name: content.get(name) for name in required})
     try:
         given = parser.parse_args(arguments)
@@ -75,20 +76,17 @@ def _parser(settings_class: type, description: str) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML with any of these settings")
     hints = typing.get_type_hints(settings_class)
     for field in dataclasses.fields(settings_class):
-        limits, hint = field.metadata["limits"], hints[field.name]
-        name, shared = (
-            "--" + field.name.replace("_", "-"),
-            {"default": default_of(field), "help": field.metadata["help"]},
-        )
-        if shared["default"] is REQUIRED:
-            name, shared = field.name, {"nargs": "?", "type": hint, "help": shared["help"]}
-        elif hint is bool:
-            shared["action"] = ActionYesNo(no_prefix="no-")
+        hint, limits = hints[field.name], field.metadata["limits"]
+        default, help = default_of(field), field.metadata["help"]
+        if default is REQUIRED:
+            parser.add_argument(field.name, nargs="?", type=hint, help=help)
+            continue
+        kind: dict[str, Any] = {"type": _limited(hint, limits) if limits else hint}
+        if hint is bool:
+            kind = {"action": ActionYesNo(no_prefix="no-")}
         elif typing.get_origin(hint) is tuple:
-            shared.update(nargs="*", type=str)
-        else:
-            shared["type"] = _limited(hint, limits) if limits else hint
-        parser.add_argument(name, **shared)
+            kind = {"type": str, "nargs": "*"}
+        parser.add_argument("--" + field.name.replace("_", "-"), default=default, help=help, **kind)
     return parser
 
 
