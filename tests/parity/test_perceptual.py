@@ -104,7 +104,7 @@ def test_distance_and_gradient_agree(with_linear, files, rng):
     network, file, linear, linear_file = files
     loss = load_perceptual(str(file), str(linear_file) if with_linear else "")
     compiled = ms.jit(ms.value_and_grad(loss, grad_position=1), fullgraph=True)
-    for batch, height, width in ((2, 16, 16), (1, 22, 37)):
+    for batch, height, width in ((2, 17, 22),):
         pictures = rng.uniform(-1, 1, (batch, 3, height, width)).astype(np.float32)
         reconstructions = np.concatenate([near(each, network, rng) for each in pictures])
         value, gradient = compiled(Tensor(pictures), Tensor(reconstructions))

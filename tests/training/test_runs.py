@@ -129,6 +129,7 @@ def test_text_to_image_leaves_a_pipeline_of_averaged_weights(text_run):
     assert any("divergence" in name for name in tiny.log(folder)[-1])
 
 
+@pytest.mark.slow
 def test_text_to_image_continues_to_the_same_weights(text_run, caplog):
     folder = text_run.settings.output
     checkpoint = latest_checkpoint(folder / "checkpoints")
