@@ -160,7 +160,7 @@ def long_text_settings(data, vqvae, output):
         ema_decay=0.9,
         ema_every=2,
         schedule="plateau",
-        plateau_window=3,
+        plateau_window=1,
         plateau_patience=1,
         log_every=2,
         save_every=5,

@@ -39,7 +39,7 @@ def counting_graphs(training):
 def vqvae_run(data, tmp_path_factory):
     """A VQ-VAE trained for long enough to see that it learns; its folder, and graphs compiled at each step."""
     folder = tmp_path_factory.mktemp("vqvae") / "run"
-    settings = tiny.vqvae_settings(data, folder, steps=200, learning_rate=3e-3, log_every=20, preview_every=100)
+    settings = tiny.vqvae_settings(data, folder, steps=100, learning_rate=5e-3, log_every=10, preview_every=50)
     training = tiny.vqvae_training(settings)
     graphs = counting_graphs(training)
     training.run()
@@ -61,7 +61,7 @@ def test_a_vqvae_learns_to_reconstruct(vqvae_run):
 
 def test_previews_show_pictures_that_can_be_decoded_and_their_reconstructions(vqvae_run, data):
     folder, _, training = vqvae_run
-    shown = np.asarray(Image.open(folder / "previews" / "reconstructions-200.png")).astype(float)
+    shown = np.asarray(Image.open(folder / "previews" / "reconstructions-100.png")).astype(float)
     above = np.asarray(Image.open(data / "1.png")).astype(float)
     rows = [shown[8 : 8 + tiny.SIDE, 8 : 8 + tiny.SIDE], shown[16 + tiny.SIDE : 16 + 2 * tiny.SIDE, 8 : 8 + tiny.SIDE]]
     assert np.array_equal(rows[0], above)
