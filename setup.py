@@ -34,8 +34,10 @@ setup(
     extras_require={
         # The release that is good on a CPU: in 2.9 and 2.10 a convolution there is far slower.
         "cpu": ["mindspore==2.8.0"],
-        # TensorBoard's files of a training run; without it there is log.jsonl alone.
-        "train": ["tensorboardX>=2.6"],
+        "train": [
+            "jsonargparse>=4.49",  # settings from YAML and the command line, checked by their types
+            "tensorboardX>=2.6",  # TensorBoard's files of a training run; without it there is log.jsonl alone
+        ],
         # Curves of training logs.
         "plot": ["matplotlib"],
         # mindnlp's text encoder. It runs with these versions together and, of those tried, with no others; use
@@ -57,6 +59,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",  # the tests in as many processes as there are cores
             "ruff==0.17.5",
+            "jsonargparse>=4.49",  # training
             "tensorboardX>=2.6",  # its files are read back
             "torch==2.13.0",
             "diffusers==0.35.2",  # the last release whose VQ-Diffusion parts were checked to run

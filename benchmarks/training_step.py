@@ -22,13 +22,13 @@ from diffusers.models.normalization import AdaLayerNorm as TorchAdaLayerNorm
 from mindspore import Tensor
 
 from mindone_vq import Transformer2DModel, VQDiffusionScheduler, VQModel
-from mindone_vq.training.codec_loss import CodecLoss
-from mindone_vq.training.diffusion_loss import VariationalLoss
-from mindone_vq.training.optimizer import AdamW
-from mindone_vq.training.step import GradientSums, TrainingStep
+from mindone_vq.training.text_to_image.loss import VariationalLoss
+from mindone_vq.training.update.optimizer import AdamW
+from mindone_vq.training.update.step import TrainingStep
+from mindone_vq.training.vqvae.loss import VQVAELoss
 
 LEVELS = (16, 16, 32, 64)
-CODEC = dict(
+VQVAE = dict(
     block_out_channels=LEVELS,
     down_block_types=("DownEncoderBlock2D",) * len(LEVELS),
     up_block_types=("UpDecoderBlock2D",) * len(LEVELS),
@@ -74,7 +74,7 @@ class Side:
 
 def ours(loss: ms.nn.Cell, arguments: tuple[Tensor, ...]) -> Side:
     optimizer = AdamW(loss.set_train(True).trainable_params())
-    step = ms.jit(TrainingStep(loss, optimizer, GradientSums(optimizer.parameters, 1), clip_norm=1.0), fullgraph=True)
+    step = ms.jit(TrainingStep(loss, optimizer, clip_norm=1.0), fullgraph=True)
     rate, one = Tensor(RATE, ms.float32), Tensor(1.0, ms.float32)
     return Side("mindone_vq", lambda: step(rate, one, *arguments)[1].asnumpy())
 
@@ -91,9 +91,9 @@ def theirs(network: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Side:
     return Side("PyTorch", step)
 
 
-def codec(batch: int, rng: np.random.Generator) -> list[Side]:
+def vqvae(batch: int, rng: np.random.Generator) -> list[Side]:
     pictures = rng.integers(0, 256, (batch, 3, 64, 64), dtype=np.uint8)
-    network, x = TorchVQModel(**CODEC), torch.tensor(pictures).float() / 127.5 - 1
+    network, x = TorchVQModel(**VQVAE), torch.tensor(pictures).float() / 127.5 - 1
 
     def loss() -> torch.Tensor:
         output = network(x)
@@ -101,7 +101,7 @@ def codec(batch: int, rng: np.random.Generator) -> list[Side]:
         return difference.abs().mean() + difference.square().mean() + output.commit_loss.mean()
 
     quantized = Tensor(1.0, ms.float32)
-    return [ours(CodecLoss(VQModel(**CODEC)), (Tensor(pictures), quantized)), theirs(network, loss)]
+    return [ours(VQVAELoss(VQModel(**VQVAE)), (Tensor(pictures), quantized)), theirs(network, loss)]
 
 
 def per_image_norm(self, x, timestep=None, temb=None):
@@ -153,7 +153,7 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     rng = np.random.default_rng(0)
     measure("transformer, 64 captions and pictures", denoiser(64, rng), options.rounds, options.steps)
-    measure("VQ-VAE, 16 pictures of 64 x 64", codec(16, rng), options.rounds, options.steps)
+    measure("VQ-VAE, 16 pictures of 64 x 64", vqvae(16, rng), options.rounds, options.steps)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from PIL import Image
 from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.pictures import enlarge, grid
-from mindone_vq.training import settings
 from mindone_vq.training.devices import connect
 from mindone_vq.weights.files import check_writable
 
@@ -101,7 +100,9 @@ def run_training(settings_class: type, training_class: type, description: str) -
     """Trains with the settings of the command line, under msrun on all devices."""
 
     def main(arguments: list[str]) -> None:
-        options = settings.parse(settings_class, arguments, description, positional=("data",))
+        from mindone_vq.training.command_line import parse  # needs the extra [train], other examples do not
+
+        options = parse(settings_class, arguments, description)
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         if options.device != "auto":
             choose_device(options.device)
@@ -114,5 +115,5 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Runs an example; prints a user's mistake as one line."""
     try:
         main(sys.argv[1:])
-    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

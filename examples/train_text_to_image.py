@@ -10,7 +10,7 @@ below from YAML. --output becomes a pipeline folder; --resume continues a run th
 
 import common
 
-from mindone_vq.training.text_to_image_training import TextToImageSettings, TextToImageTraining
+from mindone_vq.training.text_to_image.training import TextToImageSettings, TextToImageTraining
 
 if __name__ == "__main__":
     common.run_training(TextToImageSettings, TextToImageTraining, __doc__)

@@ -8,7 +8,7 @@ below from YAML. The model is written into --output at the end; --resume continu
 
 import common
 
-from mindone_vq.training.codec_training import CodecSettings, CodecTraining
+from mindone_vq.training.vqvae.training import VQVAESettings, VQVAETraining
 
 if __name__ == "__main__":
-    common.run_training(CodecSettings, CodecTraining, __doc__)
+    common.run_training(VQVAESettings, VQVAETraining, __doc__)

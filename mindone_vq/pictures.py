@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -28,6 +28,16 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
     return picture.convert("RGB")
+
+
+def to_model_range(pixels: Any) -> Any:
+    """uint8 pixels, a numpy array or a Tensor, of any shape -> float32 in [-1, 1], which the VQ-VAE reads."""
+    return pixels.astype("float32") / 127.5 - 1.0
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Pixels in [0, 1], of any shape -> uint8."""
+    return (images * 255).round().astype(np.uint8)
 
 
 def enlarge(picture: Image.Image, shortest_side: int = 256) -> Image.Image:

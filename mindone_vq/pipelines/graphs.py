@@ -5,6 +5,7 @@ from mindspore import Tensor, nn
 
 from mindone_vq.models.vq_model import VQModel
 from mindone_vq.nn.normalization import unit_length
+from mindone_vq.pictures import to_model_range
 from mindone_vq.text.clip import CLIPTextModel
 
 
@@ -42,6 +43,6 @@ class PictureEncoding(nn.Cell):
 
     def construct(self, pictures: Tensor) -> Tensor:
         """(batch, 3, H, W) uint8 -> (batch, pixels) int32."""
-        latents = self.vqvae.encode(pictures.astype(ms.float32) / 127.5 - 1.0)[0]
+        latents = self.vqvae.encode(to_model_range(pictures.astype(ms.float32)))[0]
         codes = self.vqvae.quantize.nearest(latents.transpose(0, 2, 3, 1))  # (batch, h, w)
         return codes.reshape(codes.shape[0], -1)

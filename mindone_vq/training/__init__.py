@@ -1,1 +1,1 @@
-"""Training: settings, logs and what runs a model over its data."""
+"""Training of the VQ-VAE and of text to image; docs/training.md."""

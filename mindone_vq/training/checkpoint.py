@@ -1,7 +1,7 @@
 """Checkpoints of a training run: everything that changes from step to step, one safetensors file for each step kept.
 
 A file gets its name when all of it is on the disk, so a run that is killed, or whose disk is full, continues from the
-last whole one. It holds a checksum of every byte, names and state included, so what was damaged later is noticed.
+last whole one. Its last tensor is the SHA-256 of all bytes before it, so later damage is noticed.
 """
 
 import contextlib
@@ -28,11 +28,9 @@ NAME = re.compile(r"step-(\d{8}|[1-9]\d{8,})\.safetensors")
 TEMPORARY_NAME = re.compile(r"\.step-\d{8,}\.safetensors\.[a-z0-9_]{8}")  # as atomic_file makes them
 # Before the name of a tensor in the file: an array may be called what a parameter is called.
 PARAMETER, ARRAY = "parameter:", "array:"
-# A file begins with eight bytes of length and this, so the checksum is always at the same place. It is that of the file
-# with BLANK in its place.
-OPENING = b'{"__metadata__": {"sha256": "'
-BLANK = b"0" * 64
-CHECKSUM = slice(8 + len(OPENING), 8 + len(OPENING) + len(BLANK))
+# The name of the last tensor. The version before had the checksum under this name among the metadata, in hexadecimal:
+# that of the file with zeros in its place.
+CHECKSUM = "sha256"
 BLOCK = 1 << 20
 
 
@@ -46,36 +44,41 @@ def save_checkpoint(
 ) -> Path:
     """Writes ``folder/step-<step>.safetensors``, whole or not at all; then removes the oldest.
 
-    Only one process may write into a folder: what killed ones left half-written is removed.
+    Only one process may write into a folder: files that killed ones left incomplete are removed.
 
     Args:
         folder: where the checkpoints of this run are; made if need be.
         step: how many steps were done.
-        parameters: all that the training changes, each under a name of its own, in any type and shape.
-        arrays: what is kept as numpy arrays, of booleans, integers or floats.
+        parameters: all that the training changes, each with a name of its own, in any type and shape.
+        arrays: booleans, integers or floats.
         state: what is kept as JSON: keys are strings, and tuples come back as lists.
-        keep: how many checkpoints stay, this one and those of earlier steps. Those of later steps, of a run that went
-            on from here before, stay too, with a warning.
-
-    Returns:
-        The file.
+        keep: how many checkpoints stay, this one and those of earlier steps; later ones stay too, with a warning.
 
     Raises:
-        ValueError: ``keep`` or ``step`` is out of range, a name is there twice, or a type cannot be stored.
+        ValueError: a name is there twice, or a type cannot be stored.
         TypeError: ``state`` is not JSON.
         OSError: the disk is full, and so on; the earlier checkpoints are as they were.
     """
-    if keep < 1 or step < 0:
-        raise ValueError(f"keep is {keep} and step is {step}; at least 1 checkpoint is kept, of step 0 or later.")
     path = folder / f"step-{step:08d}.safetensors"
     tensors = {PARAMETER + name: _lazily(parameter) for name, parameter in _by_name(parameters).items()}
     tensors.update({ARRAY + name: _of_array(name, np.asarray(array)) for name, array in arrays.items()})
-    header = encode_header(tensors, {"sha256": BLANK.decode(), "state": _as_json(state)})
     try:
-        _remove([entry for entry in _entries(folder) if TEMPORARY_NAME.fullmatch(entry.name)])  # they take room
+        metadata = {"state": json.dumps(dict(state))}
+    except TypeError as error:
+        raise TypeError(f"The state of a checkpoint must be JSON: {error}. Give arrays among the arrays.") from error
+    checksum = hashlib.sha256()
+    digest = LazyTensor((checksum.digest_size,), "uint8", lambda: np.frombuffer(checksum.digest(), np.uint8))
+    header = encode_header({**tensors, CHECKSUM: digest}, metadata)
+    try:
+        _remove([entry for entry in folder.glob(".step-*") if TEMPORARY_NAME.fullmatch(entry.name)])  # they take space
         with atomic_file(path) as file:
-            _write(file, header, tensors)
-        _write_names_to_disk(folder)
+            for data in (header, *map(_bytes, tensors.values())):
+                checksum.update(data)
+                file.write(data)
+            file.write(_bytes(digest))
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(folder)
     except OSError as error:
         reason = f"The checkpoint was not written: {error.strerror or error}. The earlier ones are intact; make room"
         raise OSError(error.errno, f"{reason} or another folder, and continue from the last", str(path)) from error
@@ -91,13 +94,10 @@ def latest_checkpoint(folder: Path) -> Optional[Path]:
 
 
 def find_checkpoint(folder: Path) -> Optional[Path]:
-    """The checkpoint to continue from: the latest that is whole; a warning names each damaged one after it.
-
-    Returns:
-        The file; None: there is no checkpoint.
+    """The latest checkpoint that is whole, None where there is none; a warning names each damaged one after it.
 
     Raises:
-        ValueError: there are some, and all are damaged.
+        ValueError: all are damaged.
     """
     damaged = []
     for path in reversed(_checkpoints(folder).values()):
@@ -139,13 +139,13 @@ def load_checkpoint(path: Path, parameters: Iterable[Parameter]) -> tuple[dict[s
     if problems:
         raise ValueError(
             f"{path} does not fit this training:\n  " + "\n  ".join(problems) + "\n"
-            "Continue with the networks, the optimiser and the settings that it was written with."
+            "Continue with the networks, the optimizer and the settings that it was written with."
         )
     arrays = {key[len(ARRAY) :]: t.read_stored() for key, t in tensors.items() if key.startswith(ARRAY)}
     state = json.loads(read_metadata(path)["state"])
     for name, parameter in ours.items():
-        # copy_, because a compiled graph that has run does not notice set_data and goes on with the old values. In
-        # numpy's type of the same name, for bfloat16 MindSpore's own: by way of float32 a NaN would lose its bits.
+        # copy_, because compiled graphs do not notice set_data. In numpy's type of the same name, for bfloat16
+        # MindSpore's own: by way of float32 a NaN would lose its bits.
         parameter.copy_(Tensor(stored[name].read_stored().view(parameter.asnumpy().dtype)))
     return arrays, state
 
@@ -162,14 +162,11 @@ def _differences(stored: Mapping[str, LazyTensor], ours: Mapping[str, LazyTensor
 
 
 def _by_name(parameters: Iterable[Parameter]) -> dict[str, Parameter]:
-    named: dict[str, Parameter] = {}
-    twice = []
-    for parameter in parameters:
-        if parameter.name in named:
-            twice.append(parameter.name)
-        named[parameter.name] = parameter
-    if twice:
-        raise ValueError(f"Several parameters are called {', '.join(sorted(set(twice)))}: give each its own name.")
+    listed = list(parameters)
+    named = {parameter.name: parameter for parameter in listed}
+    if len(named) < len(listed):
+        twice = sorted(name for name in named if sum(each.name == name for each in listed) > 1)
+        raise ValueError(f"Several parameters are called {', '.join(twice)}: give each its own name.")
     return named
 
 
@@ -185,61 +182,43 @@ def _of_array(name: str, array: np.ndarray) -> LazyTensor:
     return LazyTensor.of(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
-def _as_json(state: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(dict(state))
-    except TypeError as error:
-        raise TypeError(
-            f"The state of a checkpoint must be JSON: {error}. Give arrays among the arrays, and int(x) or float(x) "
-            "for a number of numpy's."
-        ) from error
-
-
-def _write(file: BinaryIO, header: bytes, tensors: Mapping[str, LazyTensor]) -> None:
-    """Writes a checkpoint with its checksum, one tensor at a time, and waits until the disk has it."""
-    checksum = hashlib.sha256(header)
-    file.write(header)
-    for tensor in tensors.values():
-        data = np.ascontiguousarray(tensor.read_stored()).reshape(-1).view(np.uint8).data
-        checksum.update(data)
-        file.write(data)
-    file.seek(CHECKSUM.start)
-    file.write(checksum.hexdigest().encode())
-    file.flush()
-    os.fsync(file.fileno())
+def _bytes(tensor: LazyTensor) -> memoryview:
+    return np.ascontiguousarray(tensor.read_stored()).reshape(-1).view(np.uint8).data
 
 
 def _damage(path: Path) -> Optional[str]:
     """What is wrong with a file; None: every byte is as it was written."""
     try:
+        checksum, old = read_safetensors(path).get(CHECKSUM), read_metadata(path).get(CHECKSUM, "")
         with open(path, "rb") as file:
-            head = file.read(CHECKSUM.stop)
-            checksum = hashlib.sha256(head[: CHECKSUM.start] + BLANK)
-            while block := file.read(BLOCK):
-                checksum.update(block)
+            found = _digest(file, path.stat().st_size - (checksum.size if checksum else 0), old.encode())
+        expected = checksum.read_stored().tobytes().hex() if checksum else old
+    except ValueError:
+        return f"its {path.stat().st_size} bytes are not a whole safetensors file"
     except OSError as error:
         if error.errno != errno.EIO:  # whatever else it is, such as permissions, can be put right
             raise
         return f"the disk does not give it back ({error.strerror})"
-    if head[8 : CHECKSUM.start] != OPENING:
-        return "it does not begin as a checkpoint does"
-    if head[CHECKSUM] != checksum.hexdigest().encode():
-        return f"its {path.stat().st_size} bytes are not those that were written"
-    return None
+    if not expected:
+        return "it has no checksum, which every checkpoint has"
+    return None if found == expected else f"its {path.stat().st_size} bytes are not those that were written"
 
 
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+def _digest(file: BinaryIO, size: int, old: bytes) -> str:
+    """The checksum of the first ``size`` bytes; ``old``: a checksum in the header, which counts as zeros."""
+    start = file.read(8)
+    header = start + file.read(int.from_bytes(start, "little"))
+    digest, left = hashlib.sha256(header.replace(old, b"0" * len(old), 1)), size - len(header)
+    while left > 0 and (block := file.read(min(BLOCK, left))):
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest()
 
 
 def _checkpoints(folder: Path) -> dict[int, Path]:
     """The checkpoints by step, the earliest first."""
-    found = {}
-    for entry in _entries(folder):
-        match = NAME.fullmatch(entry.name)
-        if match:
-            found[int(match.group(1))] = entry
-    return dict(sorted(found.items()))
+    matches = ((NAME.fullmatch(entry.name), entry) for entry in folder.glob("step-*"))
+    return dict(sorted((int(match.group(1)), entry) for match, entry in matches if match))
 
 
 def _remove_old(folder: Path, step: int, keep: int) -> None:
@@ -250,7 +229,7 @@ def _remove_old(folder: Path, step: int, keep: int) -> None:
     checkpoints = _checkpoints(folder)
     later = [path.name for at, path in checkpoints.items() if at > step]
     if later:
-        advice = "A restart would take them: remove them if this run is to replace them."
+        advice = "A restart would continue from them: remove them if this run is to replace them."
         logger.warning("%s holds checkpoints of later steps than %d: %s. %s", folder, step, ", ".join(later), advice)
     _remove([path for at, path in checkpoints.items() if at <= step][:-keep])
 
@@ -263,7 +242,7 @@ def _remove(paths: Iterable[Path]) -> None:
             logger.warning("%s was not removed: %s.", path, error)
 
 
-def _write_names_to_disk(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Waits until a new name in ``folder`` is on the disk, before older files are removed."""
     with contextlib.suppress(OSError):  # not every file system can; the file is there
         descriptor = os.open(folder, os.O_RDONLY)

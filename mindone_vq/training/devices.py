@@ -1,6 +1,7 @@
 """Several processes, each with its own device: that train one model together, or that work side by side."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Optional
 
@@ -22,7 +23,7 @@ class Devices:
         return self.rank == 0
 
     def part(self, batch: np.ndarray) -> np.ndarray:
-        """This process's rows of the whole batch, of which there must be a multiple of ``count``."""
+        """This process's rows of the whole batch, which must have a multiple of ``count``."""
         size = len(batch) // self.count
         return batch[self.rank * size : (self.rank + 1) * size]
 
@@ -30,17 +31,30 @@ class Devices:
         """The rows of all processes in order of rank, from the rows of each."""
         return part if self.count == 1 else ops.AllGather()(Tensor(part)).asnumpy()
 
-    def wait(self) -> None:
-        """Returns when every process has come here."""
-        self.gather(np.zeros(1, np.float32))
+    def on_first(self, work: Callable[[], object]) -> None:
+        """Calls ``work`` in the first process; the others wait for it, and learn whether it failed.
+
+        Raises:
+            RuntimeError: in the other processes, where ``work`` raised an error in the first.
+        """
+        error = None
+        if self.first:
+            try:
+                work()
+            except Exception as raised:  # raised below: an error does not leave the others waiting
+                error = raised
+        failed = self.gather(np.float32([error is not None])).any()
+        if error is not None:
+            raise error
+        if failed:
+            raise RuntimeError("The first process failed; its log has the error.")
 
 
 def connect() -> Devices:
     """Joins the other processes where ``msrun`` started this one; elsewhere there is one device.
 
     MindSpore's own distribution: HCCL between Ascend devices, its own backend between processes on a CPU. ``msrun``
-    starts one process more, with the same arguments, for the others to find each other: that one never comes back from
-    here, it ends when they have.
+    starts one process more, the scheduler, with the same arguments: it stays in this function until the others end.
     """
     if os.environ.get("MS_ROLE") not in ("MS_WORKER", "MS_SCHED"):
         return Devices()
@@ -49,10 +63,10 @@ def connect() -> Devices:
 
 
 def side_by_side() -> Optional[Devices]:
-    """This process's place among those that ``msrun`` started, for work in which they do not talk to each other.
+    """This process's place among those that ``msrun`` started, for work in which they do not communicate.
 
-    They are not joined, so that none waits for another or ends with it, and MindSpore is left to think that each is
-    alone. None for the process that ``msrun`` starts for the others to find each other: it has nothing to do.
+    They are not joined, so that none waits for another or ends with it, and MindSpore treats each as the only one.
+    None for the scheduler, the process that ``msrun`` starts for the others to find each other: it has nothing to do.
 
     Raises:
         ValueError: ``msrun`` numbered the processes of one machine only.

@@ -9,11 +9,10 @@ from torch.nn import functional
 
 from mindone_vq import VQDiffusionScheduler
 from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
-from mindone_vq.training.codec_loss import CodecLoss
-from mindone_vq.training.diffusion_loss import VariationalLoss
-from mindone_vq.training.optimizer import AdamW
-from mindone_vq.training.step import GradientSums, TrainingStep
-from mindone_vq.training.text_to_image_loss import TextToImageLoss
+from mindone_vq.training.text_to_image.loss import TextToImageLoss, VariationalLoss
+from mindone_vq.training.update.optimizer import AdamW
+from mindone_vq.training.update.step import TrainingStep
+from mindone_vq.training.vqvae.loss import VQVAELoss
 from mindone_vq.weights.rules import state_dict_parameters
 from tests.numerics import as_numpy, relative_error
 from tests.parity.peers import pair_clip, pair_transformer, pair_vq
@@ -23,7 +22,7 @@ CLIP = dict(
     vocab_size=50,
     hidden_size=24,
     intermediate_size=40,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=3,
     max_position_embeddings=9,
     eos_token_id=49,
@@ -31,7 +30,7 @@ CLIP = dict(
 TRANSFORMER = dict(
     num_attention_heads=3,
     attention_head_dim=8,
-    num_layers=2,
+    num_layers=1,
     cross_attention_dim=24,
     attention_bias=True,
     sample_size=4,
@@ -46,14 +45,14 @@ RUNS = {
     "as published": ({}, {}, {}, {}, 4),
     "much replacement": ({"hidden_act": "gelu"}, {"activation_fn": "geglu"}, STRONG, {"mask_weight": 0.4}, 3),
     "other shapes": (
-        {"num_attention_heads": 2, "num_hidden_layers": 1},
-        {"num_attention_heads": 2, "num_layers": 1, "sample_size": 3, "num_vector_embeds": 40, "attention_bias": False},
+        {"num_attention_heads": 2, "num_hidden_layers": 2},
+        {"num_attention_heads": 2, "num_layers": 2, "sample_size": 3, "num_vector_embeds": 40, "attention_bias": False},
         {},
         {"auxiliary_weight": 0.2, "adaptive": False},
         7,
     ),
 }
-CODECS = {
+VQVAES = {
     "attention": dict(
         block_out_channels=(8, 12),
         down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
@@ -136,7 +135,7 @@ def their_loss(clip, transformer, null, published, batch):
 
 
 @pytest.mark.usefixtures("_timestep_of_each_image")
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*list(RUNS)[:2], pytest.param("other shapes", marks=pytest.mark.slow)])
 def test_the_gradient_of_the_whole_loss_agrees(name, rng):
     clip, transformer, schedule, weighting, images = RUNS[name]
     clip, transformer = {**CLIP, **clip}, {**TRANSFORMER, **transformer}
@@ -191,22 +190,25 @@ def test_a_frozen_text_encoder_gets_no_gradient_and_the_empty_caption_is_the_nul
     assert_gradients_agree(dict(zip(keys, gradients)), theirs, ("to_k.bias",))
 
 
-def their_codec_loss(codec, pictures, quantized):
+WEIGHTS = dict(l1_weight=0.7, l2_weight=1.3, commitment_weight=0.4, codebook_weight=0.9)
+
+
+def their_vqvae_loss(vqvae, pictures, quantized):
     """L1, L2 and the two terms of the codebook; the straight-through gradient is diffusers'."""
-    latents = codec.encode(pictures).latents
-    seen, _, (_, _, codes) = codec.quantize(latents)
-    entries = codec.quantize.embedding(codes).view(-1, latents.shape[1])
+    latents = vqvae.encode(pictures).latents
+    decoded, _, (_, _, codes) = vqvae.quantize(latents)
+    entries = vqvae.quantize.embedding(codes).view(-1, latents.shape[1])
     rows = latents.permute(0, 2, 3, 1).reshape(entries.shape)
     commitment, to_latents = functional.mse_loss(rows, entries.detach()), functional.mse_loss(entries, rows.detach())
-    seen = seen if quantized else latents
-    decoded = codec.decode(seen, force_not_quantize=True).sample
-    loss = functional.l1_loss(decoded, pictures) + functional.mse_loss(decoded, pictures)
-    return loss + (0.25 * commitment + to_latents if quantized else 0), codes
+    decoded = vqvae.decode(decoded if quantized else latents, force_not_quantize=True).sample
+    terms = [functional.l1_loss(decoded, pictures), functional.mse_loss(decoded, pictures)]
+    terms += [commitment * quantized, to_latents * quantized]
+    return sum(weight * term for weight, term in zip(WEIGHTS.values(), terms)), terms[:3], codes
 
 
-@pytest.mark.parametrize("name, quantized", [("attention", 1.0), ("attention", 0.0), ("spatial", 1.0)])
-def test_the_gradient_of_the_codec_loss_agrees(name, quantized, rng):
-    ours, theirs = pair_vq(3, **CODECS[name])
+@pytest.mark.parametrize("name", ["attention", pytest.param("spatial", marks=pytest.mark.slow)])
+def test_the_gradient_of_the_vqvae_loss_agrees(name, rng):
+    ours, theirs = pair_vq(3, **VQVAES[name])
     theirs, pictures = theirs.double().train(), rng.integers(0, 256, (3, 3, 4, 6), np.uint8)
     scaled = torch.tensor(pictures).double() / 127.5 - 1
     table = ours.quantize.embedding.embedding_table
@@ -216,18 +218,22 @@ def test_the_gradient_of_the_codec_loss_agrees(name, quantized, rng):
     table.set_data(Tensor(codebook))
     theirs.quantize.embedding.weight.data = torch.tensor(codebook).double()
     keys, parameters = keys_of(ours)
-    gradient = ms.value_and_grad(CodecLoss(ours).set_train(True), None, parameters, has_aux=True)
-    (loss, report), gradients = ms.jit(gradient, fullgraph=True)(Tensor(pictures), Tensor(quantized, ms.float32))
-    expected, codes = their_codec_loss(theirs, scaled, quantized)
-    expected.backward()
-    assert len(codes.unique()) > 4
-    assert np.array_equal(report[-1].asnumpy(), codes.numpy().ravel())
-    assert float(loss.asnumpy()) == pytest.approx(expected.item(), rel=1e-5)
-    expected = {key: parameter.grad for key, parameter in theirs.named_parameters()}
-    if not quantized:
-        assert expected.pop("quantize.embedding.weight") is None
-        assert not gradients[keys.index("quantize.embedding.weight")].asnumpy().any()
-    assert_gradients_agree(dict(zip(keys, gradients)), expected, ("to_k.bias",))
+    gradient = ms.value_and_grad(VQVAELoss(ours, **WEIGHTS).set_train(True), None, parameters, has_aux=True)
+    gradient = ms.jit(gradient, fullgraph=True)
+    for quantized in (1.0, 0.0):
+        (loss, report), gradients = gradient(Tensor(pictures), Tensor(quantized, ms.float32))
+        theirs.zero_grad()
+        expected, terms, codes = their_vqvae_loss(theirs, scaled, quantized)
+        expected.backward()
+        assert len(codes.unique()) > 4
+        assert np.array_equal(report[-1].asnumpy(), codes.numpy().ravel())
+        assert float(loss.asnumpy()) == pytest.approx(expected.item(), rel=1e-5)
+        assert [float(each.asnumpy()) for each in report[:3]] == pytest.approx([t.item() for t in terms], rel=1e-5)
+        found = {key: parameter.grad for key, parameter in theirs.named_parameters()}
+        if not quantized:
+            assert not found.pop("quantize.embedding.weight").any()
+            assert not gradients[keys.index("quantize.embedding.weight")].asnumpy().any()
+        assert_gradients_agree(dict(zip(keys, gradients)), found, ("to_k.bias",))
 
 
 def test_adamw_agrees_over_many_steps(rng):
@@ -243,7 +249,7 @@ def test_adamw_agrees_over_many_steps(rng):
     expected = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.96), eps=1e-4)
     optimizer = ms.jit(AdamW(ours, (0.9, 0.96), eps=1e-4, weight_decay=0.3), fullgraph=True)
     sizes = np.geomspace(1e-4, 10, len(shapes))  # gradients as small as eps, too
-    for step in range(20):
+    for step in range(12):
         rate = 3e-2 * (1 + np.cos(step / 7))
         gradients = [size * rng.standard_normal(each.shape).astype(np.float32) for size, each in zip(sizes, ours)]
         gradients[4][step % 7] = 0  # a row that no image had
@@ -256,7 +262,7 @@ def test_adamw_agrees_over_many_steps(rng):
         for parameter, (name, theirs_now) in zip(ours, theirs.items()):
             error = relative_error(parameter, theirs_now)
             assert error <= 1e-6, f"{name} after {step + 1} steps: {error}"
-    assert relative_error(ours[0], start["matrix"]) > 0.3  # they have moved
+    assert relative_error(ours[0], start["matrix"]) > 0.2  # they have moved
 
 
 class Descent(nn.Cell):
@@ -291,7 +297,7 @@ def test_clipping_agrees(clip_norm, scale, rng):
     ours = [Parameter(Tensor(array), name=f"p{i}") for i, array in enumerate(start)]
     theirs = [torch.tensor(array, requires_grad=True) for array in start]
     descent = Descent(ours)
-    step = TrainingStep(Products(ours), descent, GradientSums(descent.parameters, 1), clip_norm)
+    step = TrainingStep(Products(ours), descent, clip_norm=clip_norm)
     step = ms.jit(step, fullgraph=True)
     for size in (3.0, 0.01, 100.0, 0.2):  # of which two are clipped
         gradients = [size * rng.standard_normal(array.shape).astype(np.float32) for array in start]

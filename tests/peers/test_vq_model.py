@@ -15,7 +15,7 @@ from diffusers import VQModel as TorchVQModel
 from mindspore import Tensor
 
 from mindone_vq import VQModel
-from mindone_vq.training.optimizer import WeightAverage
+from mindone_vq.training.update.optimizer import WeightAverage
 from tests.numerics import relative_error
 from tests.parity.peers import randomized
 from tests.tiny_pipeline import random_weights

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindone_vq.training.data import Problems, UnreadablePicture, open_dataset
+from mindone_vq.training.data.dataset import Problems, UnreadablePicture, open_dataset
 from tests.training.picture_files import encoded, folder_of, noise, undecodable, write_metadata, write_records
 
 
@@ -12,7 +12,7 @@ def test_png_and_jpeg_are_read_as_they_are(tmp_path, rng):
     noise(rng).save(tmp_path / "a.png")
     noise(rng).save(tmp_path / "b.JPEG", quality=90)
     dataset = open_dataset(tmp_path, captions_required=False)
-    assert [dataset.name(i) for i in range(len(dataset))] == ["a.png", "b.JPEG"]
+    assert dataset.names == ["a.png", "b.JPEG"]
     for i, name in enumerate(("a.png", "b.JPEG")):
         assert dataset.picture(i).mode == "RGB"
         np.testing.assert_array_equal(dataset.picture(i), Image.open(tmp_path / name))
@@ -28,7 +28,7 @@ def test_transparency_lies_on_white(tmp_path):
     rgba.save(tmp_path / "rgba.png")
     Image.fromarray(np.array([[[7, 255], [7, 0]]], np.uint8), "LA").save(tmp_path / "gray.png")
     dataset = open_dataset(tmp_path, captions_required=False)
-    found = {dataset.name(i): np.asarray(dataset.picture(i))[0].tolist() for i in range(3)}
+    found = {dataset.names[i]: np.asarray(dataset.picture(i))[0].tolist() for i in range(3)}
     assert found["palette.png"] == [[255, 255, 255], [0, 0, 100]]
     assert found["rgba.png"] == [[10, 20, 30], [204, 204, 204]]  # black with 51 / 255 of it
     assert found["gray.png"] == [[7, 7, 7], [255, 255, 255]]
@@ -122,7 +122,7 @@ def test_a_folder_without_captions_is_searched_and_sorted(tmp_path, rng):
     (tmp_path / "broken.jpg").write_bytes(b"broken")
     (tmp_path / "notes.txt").write_text("no picture")
     dataset = open_dataset(tmp_path, captions_required=False)
-    assert [dataset.name(i) for i in range(len(dataset))] == ["a/z.png", "b.png"]
+    assert dataset.names == ["a/z.png", "b.png"]
     assert dataset.problems == Problems(total=3, unreadable=["broken.jpg"])
     with pytest.raises(ValueError, match=r"holds 3 pictures and neither metadata\.jsonl nor MindRecord\. Expected"):
         open_dataset(tmp_path, captions_required=True)
@@ -181,7 +181,7 @@ def test_mindrecord_gives_what_was_written(tmp_path, rng, shards):
         dataset = open_dataset(path, captions_required=True)
         assert dataset.captions == [f"caption {i}" for i in (0, 1, 3, 5, 6)]
         for i, number in enumerate((0, 1, 3, 5)):
-            assert dataset.name(i) == f"record {number}"
+            assert dataset.names[i] == f"record {number}"
             np.testing.assert_array_equal(dataset.picture(i), pictures[number])
         with pytest.raises(UnreadablePicture, match="record 6"):
             dataset.picture(4)

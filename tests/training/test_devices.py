@@ -1,12 +1,16 @@
-"""Two processes that train one model, started by msrun as a user does it, against one."""
+"""Two processes that train one model together, started by msrun as a user does it, against one."""
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mindone_vq.training.devices import Devices
 from tests.msrun import msrun
 from tests.training import tiny_runs as tiny
+from tests.training.regression import batch_of, make_updates, parts_of
 
 # Python imports this at every start: which process writes what below the run's folder.
 WATCH = """
@@ -23,16 +27,45 @@ def note(event, arguments):
 
 sys.addaudithook(note)
 """
+TRAIN = dict(accumulation=2, ema_decay=0.9)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny.make_pictures(tmp_path_factory.mktemp("data") / "pictures")
+def train(devices):
+    """Three updates: losses, norms and the weights at the end; as each device has them."""
+    rng, updates = np.random.default_rng(1), make_updates(devices, **TRAIN)
+    results = [updates(step, 1e-2, parts_of(batch_of(rng), 2, devices)) for step in range(3)]
+    weights = np.concatenate([parameter.asnumpy().ravel() for parameter in updates.parameters()])
+    return [[update.loss, update.norm] for update in results], weights.tolist()
 
 
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory):
-    return str(tiny.make_codec(tmp_path_factory.mktemp("codec") / "vqvae"))
+def work(folder):
+    """One of two processes: trains, then fails on the first device."""
+    from mindone_vq.training.devices import connect
+
+    devices = connect()
+    results, weights = train(devices)
+    done, errors = [], []
+    devices.on_first(lambda: done.append("works"))
+    try:
+        devices.on_first(lambda: 1 / 0)
+    except (ZeroDivisionError, RuntimeError) as error:
+        errors.append(f"{type(error).__name__}: {error}")
+    report = dict(results=results, weights=weights, done=done, errors=errors)
+    (Path(folder) / f"{devices.rank}.json").write_text(json.dumps(report))
+
+
+def test_two_devices_do_what_one_does_and_learn_that_the_first_failed(tmp_path):
+    command = [str(Path(__file__)), str(tmp_path)]
+    code, output, workers = msrun(2, command, tmp_path / "logs", **tiny.environment())
+    assert code == 0, (output, workers)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    results, weights = train(Devices())
+    for report in (first, second):
+        np.testing.assert_allclose(report["results"], results, rtol=1e-5)
+        np.testing.assert_allclose(report["weights"], weights, rtol=1e-4, atol=1e-6)
+    assert (first["done"], second["done"]) == (["works"], [])
+    assert first["errors"] == ["ZeroDivisionError: division by zero"]
+    assert second["errors"] == ["RuntimeError: The first process failed; its log has the error."]
 
 
 def on_two_devices(script, settings, folder):
@@ -46,12 +79,10 @@ def on_two_devices(script, settings, folder):
         "WATCHED": str(settings["output"]),
         "NOTES": str(notes),
     }
-    before = set(Path.cwd().iterdir())
-    code, said, workers = msrun(2, tiny.example(script, settings), logs, **tiny.environment(**changes))
-    assert code == 0, (said, workers)
+    code, output, workers = msrun(2, tiny.example(script, settings), logs, **tiny.environment(**changes))
+    assert code == 0, (output, workers)
     assert workers.keys() == {"worker_0.log", "worker_1.log"}
     assert not any("Traceback" in text for text in workers.values()), workers
-    assert {path.name for path in set(Path.cwd().iterdir()) - before} <= {"watch", "notes", "logs", "two", "two.yaml"}
     return {path.name: path.read_text().splitlines() for path in notes.iterdir()}
 
 
@@ -65,40 +96,33 @@ def assert_logs_agree(folder, expected, tolerance):
             np.testing.assert_allclose(line[name], expected_line[name], rtol=tolerance, err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def text_on_one(data, codec, tmp_path_factory):
-    """The settings of a run on one device, whose log is compared."""
-    settings = tiny.text_settings(
-        data,
-        tmp_path_factory.mktemp("one") / "one",
-        vqvae=codec,
-        num_timesteps=3,
-        steps=10,
-        learning_rate=1e-2,
-        schedule="plateau",
-        plateau_window=1,
-        plateau_patience=1,
-        save_every=5,
-    )
-    tiny.run(tiny.text_training(settings))
-    assert len(set(tiny.column(settings["output"], "learning_rate"))) > 1
-    return settings
-
-
-@pytest.mark.parametrize("accumulation", [2, pytest.param(1, marks=pytest.mark.slow)])
-def test_text_to_image_on_two_devices(accumulation, text_on_one, tmp_path):
-    settings = {**text_on_one, "output": tmp_path / "two", "accumulation": accumulation}
-    wrote = on_two_devices(tiny.TEXT_EXAMPLE, settings, tmp_path)
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_text_to_image_on_two_devices(accumulation, tmp_path):
+    data, vqvae = tiny.make_pictures(tmp_path / "pictures"), str(tiny.make_vqvae(tmp_path / "vqvae"))
+    plateau = dict(schedule="plateau", plateau_window=1, plateau_patience=1)
+    changes = dict(num_timesteps=3, steps=10, learning_rate=1e-2, save_every=5, **plateau)
+    one = tiny.text_settings(data, tmp_path / "one", vqvae=vqvae, **changes)
+    tiny.run(tiny.text_training(one))
+    assert len(set(tiny.column(tmp_path / "one", "learning_rate"))) > 1
+    two = {**one, "output": tmp_path / "two", "accumulation": accumulation}
+    wrote = on_two_devices(tiny.TEXT_EXAMPLE, two, tmp_path)
     assert wrote.keys() == {"MS_WORKER0"}
     assert any("step-00000010" in line for line in wrote["MS_WORKER0"])
-    assert_logs_agree(tmp_path / "two", text_on_one["output"], 1e-4)
+    assert_logs_agree(tmp_path / "two", tmp_path / "one", 1e-4)
 
 
 @pytest.mark.slow
-def test_a_codec_on_two_devices(data, tmp_path):
-    one = tiny.codec_settings(data, tmp_path / "one", steps=12, dead_below=6.0, codebook_decay=0.7, ema_decay=0.9)
-    tiny.run(tiny.codec_training(one))
+def test_a_vqvae_on_two_devices(tmp_path):
+    data = tiny.make_pictures(tmp_path / "pictures")
+    changes = dict(steps=12, dead_below=6.0, codebook_decay=0.7, ema_decay=0.9)
+    one = tiny.vqvae_settings(data, tmp_path / "one", **changes)
+    tiny.run(tiny.vqvae_training(one))
     assert sum(tiny.column(tmp_path / "one", "dead_codes")[:-1]) > 0
-    wrote = on_two_devices(tiny.CODEC_EXAMPLE, {**one, "output": tmp_path / "two"}, tmp_path)
+    wrote = on_two_devices(tiny.VQVAE_EXAMPLE, {**one, "output": tmp_path / "two"}, tmp_path)
     assert wrote.keys() == {"MS_WORKER0"}
     assert_logs_agree(tmp_path / "two", tmp_path / "one", 1e-3)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])

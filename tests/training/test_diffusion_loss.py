@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from mindone_vq.diffusion.schedule import TransitionSchedule
-from mindone_vq.training.diffusion_loss import VariationalLoss
+from mindone_vq.training.text_to_image.loss import VariationalLoss
 from tests.diffusion.brute_force import matrix
 
 PUBLISHED = (0.99999, 0.000009, 0.000009, 0.99999)
@@ -14,12 +14,9 @@ STRONG = (0.95, 0.05, 0.02, 0.7)  # where much is replaced
 # classes, pixels, timesteps, images, straight lines of the schedule; mask weight, auxiliary weight, adaptive
 CASES = {
     "published": ((19, 16, 100, 200, PUBLISHED), (1.0, 5e-4, True)),
-    "published, other weights": ((19, 16, 100, 200, PUBLISHED), (0.3, 0.07, False)),
     "much replacement": ((6, 9, 20, 60, STRONG), (2.5, 0.5, True)),
     "two classes, two timesteps": ((2, 5, 2, 12, STRONG), (0.3, 0.5, True)),
-    "many classes": ((150, 4, 7, 14, PUBLISHED), (2.5, 0.07, False)),
-    "one pixel": ((5, 1, 11, 88, STRONG), (1.0, 0.5, False)),
-    "one pixel, published": ((30, 1, 100, 300, PUBLISHED), (0.3, 0.07, True)),
+    "one pixel, published": ((30, 1, 100, 300, PUBLISHED), (0.3, 0.07, False)),
     "one image": ((5, 12, 9, 1, STRONG), (2.5, 0.5, True)),
 }
 

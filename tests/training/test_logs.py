@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindone_vq.training.logs import Progress, TrainingLog
+from mindone_vq.training.logs import TrainingLog
 
 RED = Image.new("RGB", (4, 3), "red")
 
@@ -39,22 +39,15 @@ def events(folder):
 
 def test_a_line_per_step_as_soon_as_it_is_logged(tmp_path, without_tensorboard):
     before = time.time() - 0.001
-    log = TrainingLog(tmp_path / "new" / "run")
-    log.scalars(1, {"loss": np.float32(0.5), "images/s": 3})
-    log.scalars(2, {"loss": float("nan")})
-    first, second = lines(tmp_path / "new" / "run")
+    with TrainingLog(tmp_path / "new" / "run") as log:
+        log.scalars(1, {"loss": np.float32(0.5), "images/s": 3})
+        log.scalars(2, {"loss": float("nan")})
+        first, second = lines(tmp_path / "new" / "run")
+    log.scalars(3, {"loss": 1.0})
     assert before <= first.pop("time") <= time.time() + 0.001
     assert first == {"step": 1, "loss": 0.5, "images/s": 3.0}
     assert (second["step"], second["loss"]) == (2, None)
-    log.close()
-    log.close()
-    log.scalars(3, {"loss": 1.0})
     assert steps(tmp_path / "new" / "run") == [1, 2]
-
-
-def test_a_name_that_every_line_has_is_refused(tmp_path, without_tensorboard):
-    with TrainingLog(tmp_path) as log, pytest.raises(ValueError, match="A scalar is called time, which every line has"):
-        log.scalars(1, {"time": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -96,8 +89,6 @@ def test_the_old_log_stays_if_the_new_one_cannot_be_written(tmp_path, without_te
 def test_pictures_are_written_whole(tmp_path, without_tensorboard):
     with TrainingLog(tmp_path) as log:
         log.picture(20, "a_red-one", RED)
-        with pytest.raises(ValueError, match=r"A picture is called '\.\./x', expected letters"):
-            log.picture(20, "../x", RED)
     assert [path.name for path in (tmp_path / "previews").iterdir()] == ["a_red-one-20.png"]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "previews" / "a_red-one-20.png")), np.asarray(RED))
 
@@ -140,22 +131,9 @@ def test_without_tensorboard_one_warning_says_how_to_install_it(tmp_path, withou
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_the_other_processes_write_nothing(tmp_path, without_tensorboard, caplog, capsys):
-    with TrainingLog(tmp_path / "run", enabled=False) as log, Progress(10, enabled=False) as progress:
+def test_the_other_processes_write_nothing(tmp_path, without_tensorboard, caplog):
+    with TrainingLog(tmp_path / "run", enabled=False) as log:
         log.scalars(1, {"loss": 1})
         log.picture(1, "preview", RED)
-        progress.update(1, {"loss": 1})
     assert list(tmp_path.iterdir()) == []
     assert caplog.records == []
-    assert capsys.readouterr().err == ""
-
-
-def test_the_bar_starts_where_the_run_resumes(capsys):
-    with Progress(10, step=4) as progress:
-        progress.update(6, {"loss": 0.123456, "images/s": 1234.5})
-        progress.update(8)
-    start, *_, end = capsys.readouterr().err.strip().split("\r")
-    assert "4/10" in start
-    assert "80%" in end
-    assert "8/10" in end
-    assert "loss=0.1235, images/s=1234" in end

@@ -1,13 +1,15 @@
 """Trainings from beginning to end: that they learn, and what they leave behind."""
 
+import threading
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from mindone_vq import VQDiffusionPipeline, VQModel
-from mindone_vq.training import updates
 from mindone_vq.training.checkpoint import latest_checkpoint
-from mindone_vq.training.updates import NotFiniteError
+from mindone_vq.training.update import updates
+from mindone_vq.training.update.updates import NotFiniteError
 from mindone_vq.weights.safetensors_file import read_safetensors
 from tests.compilation import compiled_graphs
 from tests.training import tiny_runs as tiny
@@ -15,92 +17,74 @@ from tests.training import tiny_runs as tiny
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return tiny.make_pictures(tmp_path_factory.mktemp("data") / "pictures")
+    """The first picture cannot be decoded."""
+    folder = tiny.make_pictures(tmp_path_factory.mktemp("data") / "pictures")
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    return folder
 
 
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory):
-    return str(tiny.make_codec(tmp_path_factory.mktemp("codec") / "vqvae"))
+def vqvae(tmp_path_factory):
+    return str(tiny.make_vqvae(tmp_path_factory.mktemp("vqvae") / "vqvae"))
 
 
-@pytest.mark.slow
-def test_captioned_pictures_are_learned_by_heart(data, codec, tmp_path):
-    settings = tiny.text_settings(
-        data,
-        tmp_path / "run",
-        vqvae=codec,
-        steps=300,
-        batch_size=32,
-        learning_rate=5e-3,
-        schedule="constant",
-        weight_decay=0.0,
-        ema_decay=0.9,
-        ema_every=1,
-        preview_every=150,
-        preview_steps=5,
-        log_every=50,
-        save_every=1000,
-    )
-    training, graphs = tiny.text_training(settings), []
-    codes = training.codes
-    assert len(np.unique(codes, axis=0)) == 8
-    advance = training.advance
+def counting_graphs(training):
+    """The graphs compiled after each step, which are added during the run."""
+    graphs, advance = [], training.advance
     training.advance = lambda: (advance(), graphs.append(compiled_graphs()))[0]
-    training.run()
-
-    pipe = VQDiffusionPipeline.from_pretrained(tmp_path / "run")
-    pipe.set_progress_bar_config(disable=True)
-    assert pipe.default_settings == {"guidance_scale": 2.0, "truncation_rate": 0.86}  # of the previews
-    drawn = pipe(tiny.CAPTIONS, 5, guidance_scale=1.0, truncation_rate=0.3, generator=1, output_type="latent")[0]
-    np.testing.assert_array_equal(drawn.reshape(codes.shape), codes)
-    assert tiny.column(tmp_path / "run", "loss")[-1] < 0.2 * tiny.column(tmp_path / "run", "loss")[0]
-    # The preview compiles its four graphs, once; nothing of the training is compiled again.
-    assert set(graphs[:150]) == {graphs[0]}
-    assert set(graphs[150:]) == {graphs[0] + 4}
-    assert sorted(path.name for path in (tmp_path / "run" / "previews").iterdir()) == [
-        "prompts-150.png",
-        "prompts-300.png",
-    ]
+    return graphs
 
 
 @pytest.fixture(scope="module")
-def codec_run(data, tmp_path_factory):
+def vqvae_run(data, tmp_path_factory):
     """A VQ-VAE trained for long enough to see that it learns; its folder, and graphs compiled at each step."""
-    folder, graphs = tmp_path_factory.mktemp("codec") / "run", []
-    settings = tiny.codec_settings(data, folder, steps=200, learning_rate=3e-3, log_every=20, preview_every=100)
-    training = tiny.codec_training(settings)
-    advance = training.advance
-    training.advance = lambda: (advance(), graphs.append(compiled_graphs()))[0]
+    folder = tmp_path_factory.mktemp("vqvae") / "run"
+    settings = tiny.vqvae_settings(data, folder, steps=100, learning_rate=5e-3, log_every=10, preview_every=50)
+    training = tiny.vqvae_training(settings)
+    graphs = counting_graphs(training)
     training.run()
     return folder, graphs, training
 
 
-def test_a_codec_learns_to_reconstruct(codec_run, data):
-    folder, graphs, training = codec_run
+def test_a_vqvae_learns_to_reconstruct(vqvae_run):
+    folder, graphs, training = vqvae_run
     l2 = tiny.column(folder, "l2")
     assert l2[-1] < 0.4 * l2[0]
     assert set(graphs) == {graphs[0]}  # the preview has compiled nothing again
     assert tiny.column(folder, "codebook_usage")[-1] >= 0.25
     assert tiny.column(folder, "codebook_perplexity")[-1] > 4
     assert tiny.column(folder, "psnr")[-1] == pytest.approx(10 * np.log10(4 / l2[-1]), abs=0.3)
-    assert Image.open(folder / "previews" / "reconstructions-200.png").size[0] > 8 * tiny.SIDE
-
     saved = VQModel.from_pretrained(folder)
     assert tiny.same(tiny.weights(saved), tiny.weights(training.model))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pixels")]
 
 
-def test_a_codec_without_a_codebook_at_first_and_with_a_loss_for_it(data, tmp_path):
-    settings = tiny.codec_settings(
-        data,
-        tmp_path / "run",
-        steps=60,
-        learning_rate=3e-3,
-        codebook="loss",
-        quantize_from=30,
-        ema_decay=0.999,
-        beta2=0.99,
-    )
-    training, started = tiny.codec_training(settings), []
+def test_previews_show_pictures_that_can_be_decoded_and_their_reconstructions(vqvae_run, data):
+    folder, _, training = vqvae_run
+    shown = np.asarray(Image.open(folder / "previews" / "reconstructions-100.png")).astype(float)
+    above = np.asarray(Image.open(data / "1.png")).astype(float)
+    rows = [shown[8 : 8 + tiny.SIDE, 8 : 8 + tiny.SIDE], shown[16 + tiny.SIDE : 16 + 2 * tiny.SIDE, 8 : 8 + tiny.SIDE]]
+    assert np.array_equal(rows[0], above)
+    assert 0 < np.abs(rows[1] - above).mean() < 60  # of 255
+    assert shown.shape[1] == 7 * (tiny.SIDE + 8) + 8
+    assert training.dataset.problems.undecodable == ["0.png"]
+
+
+def test_a_command_that_cannot_work_ends_in_one_line(data, tmp_path):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "step-00000001.safetensors").write_bytes(b"")
+    code, output = tiny.finish(tiny.VQVAE_EXAMPLE, tiny.vqvae_settings(data, tmp_path / "run"))
+    assert code == 1 and "Traceback" not in output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("ValueError: ") and "holds a run already: continue it with --resume" in last
+
+
+@pytest.mark.slow
+def test_a_vqvae_without_a_codebook_at_first_and_with_a_loss_for_it(data, tmp_path):
+    changes = dict(codebook="loss", quantize_from=30, ema_decay=0.999, beta2=0.99)
+    settings = tiny.vqvae_settings(data, tmp_path / "run", steps=60, learning_rate=3e-3, **changes)
+    training, started = tiny.vqvae_training(settings), []
     start = training._start_codebook
     training._start_codebook = lambda: (start(), started.append((training.step, *codebooks(training))))
     training.run()
@@ -124,26 +108,81 @@ def codebooks(training):
     return training.codebook.asnumpy().copy(), average.averages[position].asnumpy().copy()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(data, tmp_path):
-    settings = tiny.codec_settings(data, tmp_path / "run", learning_rate=1e30, schedule="constant", save_every=1)
-    code, said = tiny.finish(tiny.CODEC_EXAMPLE, settings)
-    assert code == 1
-    last = said.strip().splitlines()[-1]
-    assert last.startswith("NotFiniteError: step ")
-    assert "Nothing was changed by this step" in last
-    assert "lower learning rate" in last
-    assert "Traceback" not in said
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
-        for name, tensor in read_safetensors(path).items():
-            assert np.isfinite(tensor.read_stored()).all(), (path, name)
-    assert latest_checkpoint(tmp_path / "run" / "checkpoints") is not None
-    assert not (tmp_path / "run" / "config.json").exists()  # no model of it
+@pytest.fixture(scope="module")
+def text_run(data, vqvae, tmp_path_factory):
+    """A text to image run from scratch; the first picture is left out."""
+    folder = tmp_path_factory.mktemp("text") / "run"
+    changes = dict(num_timesteps=3, learning_rate=1e-2, ema_decay=0.9, ema_every=1, save_every=3)
+    return tiny.run(tiny.text_training(tiny.text_settings(data, folder, vqvae=vqvae, **changes)))
+
+
+def test_text_to_image_leaves_a_pipeline_of_averaged_weights(text_run):
+    folder = text_run.settings.output
+    assert len(text_run.codes) == len(text_run.ids) == 7
+    pipe = VQDiffusionPipeline.from_pretrained(folder)
+    assert pipe.default_settings == {"guidance_scale": 2.0, "truncation_rate": 0.86}  # of the previews
+    last = read_safetensors(latest_checkpoint(folder / "checkpoints"))
+    for cell in (pipe.transformer, pipe.text_encoder, pipe.learned_classifier_free_sampling_embeddings):
+        for name, array in tiny.weights(cell).items():
+            assert np.array_equal(array, last[f"parameter:average.{name}"].read_stored()), name
+            assert not np.array_equal(array, last[f"parameter:{name}"].read_stored()) or not array.any(), name
+    assert any("divergence" in name for name in tiny.log(folder)[-1])
 
 
 @pytest.mark.slow
-def test_float16_skips_what_overflows_and_goes_on(data, codec, tmp_path, monkeypatch):
+def test_text_to_image_continues_to_the_same_weights(text_run, caplog):
+    folder = text_run.settings.output
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    expected, bound = checkpoint.read_bytes(), tiny.column(folder, "bound")
+    checkpoint.unlink()
+    caplog.clear()
+    again = tiny.text_training({**vars(text_run.settings), "resume": True})  # the codes come from their file
+    np.testing.assert_array_equal(again.codes, text_run.codes)
+    assert again.dataset.problems.summary() == text_run.dataset.problems.summary()
+    again.run()
+    assert checkpoint.read_bytes() == expected and tiny.column(folder, "bound") == bound
+    assert caplog.text.count("1 picture could not be decoded when read (0.png)") == 1
+
+
+@pytest.mark.slow
+def test_captioned_pictures_are_learned_by_heart(vqvae, tmp_path):
+    data = tiny.make_pictures(tmp_path / "pictures")
+    settings = tiny.text_settings(
+        data,
+        tmp_path / "run",
+        vqvae=vqvae,
+        steps=300,
+        batch_size=32,
+        learning_rate=5e-3,
+        schedule="constant",
+        weight_decay=0.0,
+        ema_decay=0.9,
+        ema_every=1,
+        preview_every=150,
+        preview_steps=5,
+        log_every=50,
+        save_every=1000,
+    )
+    training = tiny.text_training(settings)
+    graphs, codes = counting_graphs(training), training.codes
+    assert len(np.unique(codes, axis=0)) == 8
+    training.run()
+    pipe = VQDiffusionPipeline.from_pretrained(tmp_path / "run")
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(tiny.CAPTIONS, 5, guidance_scale=1.0, truncation_rate=0.3, generator=1, output_type="latent")[0]
+    np.testing.assert_array_equal(drawn.reshape(codes.shape), codes)
+    assert tiny.column(tmp_path / "run", "loss")[-1] < 0.2 * tiny.column(tmp_path / "run", "loss")[0]
+    # The preview compiles its four graphs, once; nothing of the training is compiled again.
+    assert set(graphs[:150]) == {graphs[0]}
+    assert set(graphs[150:]) == {graphs[0] + 4}
+    previews = sorted(path.name for path in (tmp_path / "run" / "previews").iterdir())
+    assert previews == ["prompts-150.png", "prompts-300.png"]
+
+
+@pytest.mark.slow
+def test_float16_skips_what_overflows_and_goes_on(data, vqvae, tmp_path, monkeypatch):
     monkeypatch.setattr(updates, "FIRST_SCALE", 2.0**40)
-    settings = tiny.text_settings(data, tmp_path / "run", vqvae=codec, steps=40, precision="float16", accumulation=2)
+    settings = tiny.text_settings(data, tmp_path / "run", vqvae=vqvae, steps=40, precision="float16", accumulation=2)
     training = tiny.text_training(settings)
     before = tiny.weights(training.pipe.transformer)
     training.run()
@@ -158,15 +197,14 @@ def test_float16_skips_what_overflows_and_goes_on(data, codec, tmp_path, monkeyp
     assert all(np.isfinite(array).all() and array.dtype == np.float32 for array in after.values())
 
 
-def test_a_codebook_forgets_no_step_that_was_skipped(data, codec, tmp_path):
-    model = VQModel.from_pretrained(codec)
+@pytest.mark.slow
+def test_a_codebook_forgets_no_step_that_was_skipped(data, vqvae, tmp_path):
+    model = VQModel.from_pretrained(vqvae)
     last = model.encoder.conv_out.weight
     last.set_data(last * 1e6)  # beyond what float16 holds
-    model.save_pretrained(tmp_path / "codec")
-    settings = tiny.codec_settings(
-        data, tmp_path / "run", model_from=str(tmp_path / "codec"), steps=40, precision="float16"
-    )
-    training = tiny.codec_training(settings)
+    model.save_pretrained(tmp_path / "vqvae")
+    changes = dict(model_from=str(tmp_path / "vqvae"), steps=40, precision="float16")
+    training = tiny.vqvae_training(tiny.vqvae_settings(data, tmp_path / "run", **changes))
     before = training.codebook.asnumpy().copy()
     with pytest.raises(NotFiniteError, match="Nothing was changed"):
         training.run()

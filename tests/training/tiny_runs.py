@@ -12,22 +12,23 @@ from PIL import Image
 
 import mindone_vq
 from mindone_vq import VQModel
-from mindone_vq.training.codec_training import CodecSettings, CodecTraining
 from mindone_vq.training.devices import Devices
-from mindone_vq.training.text_to_image_training import TextToImageSettings, TextToImageTraining
+from mindone_vq.training.text_to_image.training import TextToImageSettings, TextToImageTraining
+from mindone_vq.training.vqvae.training import VQVAESettings, VQVAETraining
 from tests.tiny_pipeline import random_weights
 
 ROOT = Path(mindone_vq.__file__).parents[1]
-CODEC_EXAMPLE, TEXT_EXAMPLE = "train_vqvae.py", "train_text_to_image.py"
+VQVAE_EXAMPLE, TEXT_EXAMPLE = "train_vqvae.py", "train_text_to_image.py"
 TIMEOUT = 600  # seconds; much more than a run takes, where others use the machine, too
 SIDE = 8  # pixels; 4 x 4 codes
 CAPTIONS = [f"{what} on {ground}" for what in ("stripes", "dots", "a cross", "waves") for ground in ("red", "blue")]
-CODEC = {
+VQVAE = {
     "block_out_channels": [8, 8],
     "layers_per_block": 1,
     "latent_channels": 6,
     "norm_num_groups": 4,
     "num_vq_embeddings": 16,
+    "mid_block_add_attention": False,
 }
 TRANSFORMER = {
     "num_attention_heads": 2,
@@ -38,8 +39,8 @@ TRANSFORMER = {
 }
 TEXT_ENCODER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 TOKENIZER = {"vocab_size": 530, "model_max_length": 12}
-# For what can be added to a VQ-VAE's loss: pictures of 16 x 16 in the folder "pictures".
-CODEC_RUN = CodecSettings(
+# For further terms of the VQ-VAE's loss: pictures of 16 x 16 in the folder "pictures".
+VQVAE_RUN = VQVAESettings(
     data="pictures",
     output=Path("run"),
     size=16,
@@ -70,16 +71,16 @@ def make_pictures(folder: Path) -> Path:
     return folder
 
 
-def make_codec(folder: Path) -> Path:
-    """A VQ-VAE that nobody trained."""
+def make_vqvae(folder: Path) -> Path:
+    """A VQ-VAE that was not trained."""
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    codec = random_weights(VQModel(**CODEC, **blocks, sample_size=SIDE), np.random.default_rng(1), 0.3)
-    codec.save_pretrained(folder)
+    model = random_weights(VQModel(**VQVAE, **blocks, sample_size=SIDE), np.random.default_rng(1), 0.3)
+    model.save_pretrained(folder)
     return folder
 
 
-def codec_settings(data: Path, output: Path, **others) -> dict:
-    return {"data": str(data), "output": output, "size": SIDE, "model": CODEC, **SHORT, **others}
+def vqvae_settings(data: Path, output: Path, **others) -> dict:
+    return {"data": str(data), "output": output, "size": SIDE, "model": VQVAE, **SHORT, **others}
 
 
 def text_settings(data: Path, output: Path, **others) -> dict:
@@ -91,8 +92,8 @@ def text_settings(data: Path, output: Path, **others) -> dict:
     return {"num_timesteps": 5, **models, **settings}
 
 
-def codec_training(settings: dict) -> CodecTraining:
-    return CodecTraining(CodecSettings(**settings), Devices())
+def vqvae_training(settings: dict) -> VQVAETraining:
+    return VQVAETraining(VQVAESettings(**settings), Devices())
 
 
 def text_training(settings: dict) -> TextToImageTraining:
@@ -122,10 +123,10 @@ def start(script: str, settings: dict, *options: str) -> subprocess.Popen:
 
 
 def finish(script: str, settings: dict, *options: str) -> tuple[int, str]:
-    """Exit code and everything that was said."""
+    """Exit code and output."""
     process = start(script, settings, *options)
-    said, _ = process.communicate(timeout=TIMEOUT)
-    return process.returncode, said
+    output, _ = process.communicate(timeout=TIMEOUT)
+    return process.returncode, output
 
 
 def log(folder: Path) -> list[dict]:

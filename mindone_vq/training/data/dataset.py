@@ -1,11 +1,11 @@
-"""What is learned from: captioned pictures in a folder or in MindRecord files."""
+"""Datasets: captioned pictures in a folder or in MindRecord files."""
 
+import functools
 import hashlib
 import io
 import json
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -14,7 +14,9 @@ from typing import Any, BinaryIO, Optional, Union
 from PIL import Image
 
 from mindone_vq.pictures import to_rgb
-from mindone_vq.training.mindrecord import Records, record_files
+from mindone_vq.training.data.mindrecord import Records, record_files
+
+Source = Union[Path, BinaryIO]
 
 METADATA = "metadata.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -27,7 +29,17 @@ HEADER_THREADS = 8  # opening files is waiting, not computing
 
 
 class UnreadablePicture(ValueError):
-    """A picture whose header is good and whose body cannot be decoded."""
+    """A picture whose header can be read and whose pixels cannot."""
+
+
+# Kind of problem -> what one of them and what several are called.
+KINDS = {
+    "malformed": ("malformed line", "malformed lines"),
+    "outside": ("file name that leaves the folder", "file names that leave the folder"),
+    "missing": ("missing file", "missing files"),
+    "unreadable": ("unreadable picture", "unreadable pictures"),
+    "uncaptioned": ("without a caption", "without a caption"),
+}
 
 
 @dataclass
@@ -39,34 +51,24 @@ class Problems:
     outside: list[str] = field(default_factory=list)  # names that leave the folder
     uncaptioned: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)  # no header of a picture
+    unreadable: list[str] = field(default_factory=list)  # without the header of a picture
     undecodable: list[str] = field(default_factory=list)  # found only when the picture was read
 
     @property
     def left_out(self) -> int:
-        return sum(len(names) for names, *_ in self._kinds())
+        return sum(len(getattr(self, kind)) for kind in KINDS)
 
     def summary(self) -> str:
         """One line: how many entries were left out and why, with at most five names for each kind."""
-        parts = [f"{len(x):,} {one if len(x) == 1 else many} ({_some(x)})" for x, one, many in self._kinds() if x]
-        count = f"{self.left_out:,}" if parts else "none"
+        named = [(getattr(self, kind), words) for kind, words in KINDS.items()]
+        parts = [f"{len(names):,} {words[len(names) > 1]} ({_some(names)})" for names, words in named if names]
+        count = f"{self.left_out:,}" if self.left_out else "none"
         line = f"{count} of {self.total:,} entries {'was' if self.left_out == 1 else 'were'} left out"
-        if parts:
-            line += f": {', '.join(parts)}"
+        line += f": {', '.join(parts)}" if parts else ""
         if self.undecodable:
-            number = len(self.undecodable)
-            pictures = "picture" if number == 1 else "pictures"
-            line += f"; {number:,} {pictures} could not be decoded when read ({_some(self.undecodable)})"
+            pictures = "picture" if len(self.undecodable) == 1 else "pictures"
+            line += f"; {len(self.undecodable):,} {pictures} could not be decoded when read ({_some(self.undecodable)})"
         return line
-
-    def _kinds(self) -> list[tuple[list[str], str, str]]:
-        return [
-            (self.malformed, "malformed line", "malformed lines"),
-            (self.outside, "file name that leaves the folder", "file names that leave the folder"),
-            (self.missing, "missing file", "missing files"),
-            (self.unreadable, "unreadable picture", "unreadable pictures"),
-            (self.uncaptioned, "without a caption", "without a caption"),
-        ]
 
 
 def _some(names: list[str]) -> str:
@@ -74,7 +76,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more:,} more" if more > 0 else "")
 
 
-class CaptionedPictures(ABC):
+class CaptionedPictures:
     """Pictures with captions, in an order that is always the same; made by ``open_dataset``.
 
     Attributes:
@@ -82,16 +84,22 @@ class CaptionedPictures(ABC):
         problems: what was left out, and what could not be decoded so far.
     """
 
-    def __init__(self, names: list[str], captions: list[str], problems: Problems, files: list[list[Any]]):
-        self.captions, self.problems = captions, problems
-        self._names, self._files, self._lock = names, files, threading.Lock()
+    def __init__(self, problems: Problems, files: Optional[list[list[Any]]] = None) -> None:
+        self.names: list[str] = []
+        self.captions: list[str] = []
+        self.problems = problems
+        self._files, self._sources, self._lock = files or [], [], threading.Lock()
+
+    def add(self, name: str, caption: str, source: Callable[[], Source], file: Optional[list[Any]] = None) -> None:
+        """Adds a picture that ``source`` opens; ``file``: size and time of its file."""
+        self.names.append(name)
+        self.captions.append(caption)
+        self._sources.append(source)
+        if file is not None:
+            self._files.append(file)
 
     def __len__(self) -> int:
-        return len(self._names)
-
-    def name(self, index: int) -> str:
-        """What to call a picture in a message: its file relative to the folder, or the number of its record."""
-        return self._names[index]
+        return len(self.names)
 
     def picture(self, index: int) -> Image.Image:
         """A picture in RGB.
@@ -100,10 +108,10 @@ class CaptionedPictures(ABC):
             UnreadablePicture: it cannot be decoded; from then on it is among ``problems.undecodable``.
         """
         try:
-            with Image.open(self._source(index)) as picture:
+            with Image.open(self._sources[index]()) as picture:
                 return to_rgb(picture)
         except Exception as error:  # decoders raise anything for bytes that are not what they should be
-            name = self.name(index)
+            name = self.names[index]
             with self._lock:  # several threads may read
                 if name not in self.problems.undecodable:
                     self.problems.undecodable.append(name)
@@ -112,72 +120,9 @@ class CaptionedPictures(ABC):
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, over names, captions and the sizes and times of files: equal means unchanged."""
         digest = hashlib.sha256()
-        for part in (self._names, self.captions, self._files):
+        for part in (self.names, self.captions, self._files):
             digest.update(json.dumps(part).encode() + b"\n")
         return digest.hexdigest()
-
-    @abstractmethod
-    def _source(self, index: int) -> Union[Path, BinaryIO]:
-        """Where the encoded picture is."""
-
-
-class FolderPictures(CaptionedPictures):
-    """Picture files below a folder.
-
-    Args:
-        folder: where the names start.
-        entries: (name, caption) of files that may turn out to be missing or unreadable.
-        problems: of the entries that were left out before; added to.
-    """
-
-    def __init__(self, folder: Path, entries: list[tuple[str, str]], problems: Problems):
-        self._folder = folder
-        distinct = list(dict.fromkeys(name for name, _ in entries))  # a picture may have several captions
-        with ThreadPoolExecutor(HEADER_THREADS) as pool:
-            found = dict(zip(distinct, pool.map(self._look, distinct)))
-        problems.missing += [name for name, _ in entries if found[name] is None]
-        problems.unreadable += [name for name, _ in entries if found[name] == []]
-        usable = [(name, caption) for name, caption in entries if found[name]]
-        names, captions = [name for name, _ in usable], [caption for _, caption in usable]
-        super().__init__(names, captions, problems, [found[name] for name in names])
-
-    def _source(self, index: int) -> Path:
-        return self._folder / self.name(index)
-
-    def _look(self, name: str) -> Optional[list[Any]]:
-        """Size and time of a file; None: there is no such file; empty: it is not a picture."""
-        path = self._folder / name
-        if not path.is_file():
-            return None
-        return _size_and_time(path) if _has_header(path) else []
-
-
-class MindRecordPictures(CaptionedPictures):
-    """Encoded pictures in MindRecord files.
-
-    Args:
-        files: see ``Records``, which also says what the two columns are.
-        image_column, caption_column: the fields of a record.
-        captions_required: leave records without a caption out.
-    """
-
-    def __init__(self, files: list[Path], image_column: str, caption_column: str, captions_required: bool):
-        self._records = Records(files, image_column, caption_column, captions_required)
-        self._numbers, captions, problems = [], [], Problems()
-        for number, (content, caption) in enumerate(self._records.all()):
-            problems.total += 1
-            if captions_required and not (caption and caption.strip()):
-                problems.uncaptioned.append(f"record {number}")
-            elif not _has_header(io.BytesIO(content)):
-                problems.unreadable.append(f"record {number}")
-            else:
-                self._numbers.append(number)
-                captions.append(caption or "")
-        names = [f"record {number}" for number in self._numbers]
-        super().__init__(names, captions, problems, [[file.name, *_size_and_time(file)] for file in files])
-
-    def _source(self, index: int) -> BinaryIO:
-        return io.BytesIO(self._records.image(self._numbers[index]))
 
 
 def open_dataset(
@@ -203,16 +148,47 @@ def open_dataset(
     if (path / METADATA).is_file():
         problems = Problems()
         entries = list(_metadata_entries(path / METADATA, caption_column, captions_required, problems))
-        dataset: CaptionedPictures = FolderPictures(path, entries, problems)
+        dataset = _from_folder(path, entries, problems)
     elif records:
-        dataset = MindRecordPictures(records, image_column, caption_column, captions_required)
+        dataset = _from_records(records, Records(records, image_column, caption_column, captions_required))
     else:
         names = sorted(_picture_files(path))
         if not names or captions_required:
             raise ValueError(f"{path} holds {len(names):,} pictures and neither {METADATA} nor MindRecord. {EXPECTED}")
-        dataset = FolderPictures(path, [(name, "") for name in names], Problems(total=len(names)))
+        dataset = _from_folder(path, [(name, "") for name in names], Problems(total=len(names)))
     if not len(dataset):
         raise ValueError(f"{path} has no entry that can be used: {dataset.problems.summary()}. {EXPECTED}")
+    return dataset
+
+
+def _from_folder(folder: Path, entries: list[tuple[str, str]], problems: Problems) -> CaptionedPictures:
+    """``entries``: (name, caption) of files that may turn out to be missing or unreadable."""
+    distinct = list(dict.fromkeys(name for name, _ in entries))  # a picture may have several captions
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        readable = dict(zip(distinct, pool.map(lambda name: _has_header(folder / name), distinct)))
+    dataset = CaptionedPictures(problems)
+    for name, caption in entries:
+        path = folder / name
+        if not path.is_file():
+            problems.missing.append(name)
+        elif not readable[name]:
+            problems.unreadable.append(name)
+        else:
+            dataset.add(name, caption, functools.partial(Path, path), _size_and_time(path))
+    return dataset
+
+
+def _from_records(files: list[Path], records: Records) -> CaptionedPictures:
+    dataset = CaptionedPictures(Problems(), [[file.name, *_size_and_time(file)] for file in files])
+    for number, (content, caption) in enumerate(records.all()):
+        name, problems = f"record {number}", dataset.problems
+        problems.total += 1
+        if records.caption_required and not (caption and caption.strip()):
+            problems.uncaptioned.append(name)
+        elif not _has_header(io.BytesIO(content)):
+            problems.unreadable.append(name)
+        else:
+            dataset.add(name, caption or "", functools.partial(records.image, number))
     return dataset
 
 
@@ -249,7 +225,7 @@ def _picture_files(folder: Path) -> Iterator[str]:
             yield name.as_posix()
 
 
-def _has_header(source: Union[Path, BinaryIO]) -> bool:
+def _has_header(source: Source) -> bool:
     try:
         with Image.open(source):
             return True

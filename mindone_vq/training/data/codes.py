@@ -1,7 +1,7 @@
 """Pictures as codes: encoded once, kept in a file, read by every step of the training."""
 
+import contextlib
 import hashlib
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,17 @@ from tqdm.auto import tqdm
 from mindone_vq.models.vq_model import VQModel
 from mindone_vq.pipelines.compilation import CompiledGraph
 from mindone_vq.pipelines.graphs import PictureEncoding
-from mindone_vq.training.batches import to_pixels
-from mindone_vq.training.data import CaptionedPictures, UnreadablePicture
+from mindone_vq.training.data.batches import to_pixels
+from mindone_vq.training.data.dataset import CaptionedPictures, UnreadablePicture
+from mindone_vq.training.devices import Devices
 from mindone_vq.weights.files import atomic_file
 from mindone_vq.weights.rules import state_dict_parameters
 
-logger = logging.getLogger("mindone_vq")
+BATCH = 64  # pictures encoded at once
 
 
 def cached_codes(
-    dataset: CaptionedPictures, vqvae: VQModel, size: int, folder: Path, batch_size: int = 64, show: bool = True
+    dataset: CaptionedPictures, vqvae: VQModel, size: int, folder: Path, devices: Devices
 ) -> tuple[np.ndarray, np.ndarray]:
     """The codes of every picture that can be decoded, from ``folder`` if they were made before.
 
@@ -31,44 +32,39 @@ def cached_codes(
         vqvae: what encodes them.
         size: side of the square that is cut from the middle of each.
         folder: where the file is, or will be.
-        batch_size: pictures encoded at once.
-        show: a progress bar.
+        devices: the first one encodes, the others read the file.
 
     Returns:
         (count, pixels) uint16 or int32; and which picture of the dataset each row is, (count,) int64.
+
+    Raises:
+        ValueError: no picture can be decoded.
     """
     path = folder / f"codes-{_key(dataset, vqvae, size)}.npz"
-    if path.is_file():
-        with np.load(path) as held:
-            codes, indices = held["codes"], held["indices"]
-        left_out = sorted(set(range(len(dataset))) - set(indices.tolist()))
-        dataset.problems.undecodable += dict.fromkeys(dataset.name(i) for i in left_out)  # as when they were made
-        return codes, indices
-    encode = CompiledGraph(PictureEncoding(vqvae), "encoder")
-    rows, indices, waiting = [], [], []
+    devices.on_first(lambda: path.is_file() or _encode(dataset, vqvae, size, path))
+    with np.load(path) as held:
+        codes, indices = held["codes"], held["indices"]
+    left_out = sorted(set(range(len(dataset))) - set(indices.tolist()))
+    dataset.problems.undecodable[:] = (dataset.names[i] for i in left_out)  # also where another process found them
+    return codes, indices
 
-    def encode_waiting() -> None:
-        pixels = np.stack(waiting + waiting[:1] * (batch_size - len(waiting)))  # filled up: nothing compiles again
-        rows.append(encode(Tensor(pixels)).asnumpy()[: len(waiting)])
-        waiting.clear()
 
-    for i in tqdm(range(len(dataset)), desc="Encoding the pictures", unit="picture", disable=not show):
-        try:
-            waiting.append(to_pixels(dataset.picture(i), size))
-        except UnreadablePicture:
-            continue  # counted and named by the dataset
-        indices.append(i)
-        if len(waiting) == batch_size:
-            encode_waiting()
-    if waiting:
-        encode_waiting()
+def _encode(dataset: CaptionedPictures, vqvae: VQModel, size: int, path: Path) -> None:
+    encode, rows, indices, batch = CompiledGraph(PictureEncoding(vqvae), "encoder"), [], [], []
+    for i in tqdm(range(len(dataset)), desc="Encoding the pictures", unit="picture"):
+        with contextlib.suppress(UnreadablePicture):  # counted and named by the dataset
+            batch.append(to_pixels(dataset.picture(i), size))
+            indices.append(i)
+        if batch and (len(batch) == BATCH or i + 1 == len(dataset)):
+            pixels = np.stack(batch + batch[:1] * (BATCH - len(batch)))  # filled up: nothing compiles again
+            rows.append(encode(Tensor(pixels)).asnumpy()[: len(batch)])
+            batch = []
     if not rows:
-        raise ValueError(f"not one of {len(dataset):,} pictures can be decoded: look at the files.")
+        raise ValueError(f"None of the {len(dataset):,} pictures can be decoded: look at the files.")
     codes = np.concatenate(rows)
     codes = codes.astype(np.uint16) if vqvae.quantize.num_embeddings <= 2**16 else codes
     with atomic_file(path) as file:
         np.savez(file, codes=codes, indices=np.array(indices, np.int64))
-    return codes, np.array(indices, np.int64)
 
 
 def _key(dataset: CaptionedPictures, vqvae: VQModel, size: int) -> str:

@@ -1,4 +1,4 @@
-"""A codebook that follows its latents: k-means to start, running means after, dead codes revived."""
+"""A codebook that follows its latents: k-means at the start, running means after, dead codes revived."""
 
 import mindspore as ms
 import numpy as np
@@ -31,13 +31,13 @@ class CodebookAverage(nn.Cell):
             self.all_reduce = ops.AllReduce()
 
     def state(self) -> list[Parameter]:
-        """What a checkpoint holds of it."""
+        """The state, for a checkpoint."""
         return [self.counts, self.sums]
 
     def restart(self, codebook: np.ndarray) -> None:
-        """Begins again from ``codebook``, (classes, channels)."""
+        """Starts again from ``codebook``, (classes, channels)."""
         counts = self.counts.asnumpy() * 0 + max(self.dead_below, 1.0)
-        self.codebook.copy_(Tensor(codebook.astype(np.float32)))  # graphs that have run do not notice set_data
+        self.codebook.copy_(Tensor(codebook.astype(np.float32)))  # compiled graphs do not notice set_data
         self.counts.copy_(Tensor(counts))
         self.sums.copy_(Tensor((codebook * counts[:, None]).astype(np.float32)))
 

@@ -1,4 +1,4 @@
-"""What changes the weights: AdamW, the norm of gradients, the running average of the weights."""
+"""What changes the weights: AdamW, the norm of gradients, the moving average of the weights."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,8 @@ class AdamW(nn.Cell):
         parameters: what is trained; float32.
         betas: decay of the two moments.
         eps: added to the root of the second moment.
-        weight_decay: taken off matrices only, not off biases and the scales of norms.
+        weight_decay: of matrices only, not of biases and the scales of norms.
+        prefix: of the name of the count of steps.
     """
 
     def __init__(
@@ -25,22 +26,23 @@ class AdamW(nn.Cell):
         betas: tuple[float, float] = (0.9, 0.96),
         eps: float = 1e-8,
         weight_decay: float = 4.5e-2,
+        prefix: str = "",
     ) -> None:
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
         self.first = self.parameters.clone("adam_first", init="zeros")
         self.second = self.parameters.clone("adam_second", init="zeros")
-        self.count = Parameter(Tensor(0, ms.int32), name="adam_count", requires_grad=False)
+        self.count = Parameter(Tensor(0, ms.int32), name=f"{prefix}adam_count", requires_grad=False)
         self.betas, self.eps = betas, eps
         self.decays = tuple(weight_decay if parameter.ndim > 1 else 0.0 for parameter in parameters)
         self.adam = ops.AdamWeightDecay()
 
     def state(self) -> list[Parameter]:
-        """What a checkpoint holds of it."""
+        """The state, for a checkpoint."""
         return [*self.first, *self.second, self.count]
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor) -> Tensor:
-        """Changes the parameters. gradients: as many, of the same shapes, float32; learning_rate: scalar."""
+        """Changes the parameters. gradients: one for each, of its shape, float32; learning_rate: scalar."""
         ops.assign_add(self.count, Tensor(1, ms.int32))
         count = self.count.astype(ms.float32)
         first_missing = 1.0 - ops.pow(Tensor(self.betas[0], ms.float32), count)
@@ -83,11 +85,15 @@ class WeightAverage(nn.Cell):
     def __init__(self, parameters: Sequence[Parameter], decay: float) -> None:
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
-        self.averages = self.parameters.clone("average", init="same")
+        # ``clone(init="same")`` would run the initializer of a loaded parameter again
+        self.averages = ParameterTuple(
+            Parameter(Tensor(each.asnumpy().copy()), name=f"average.{each.name}", requires_grad=False)
+            for each in parameters
+        )
         self.decay = decay
 
     def state(self) -> list[Parameter]:
-        """What a checkpoint holds of it."""
+        """The state, for a checkpoint."""
         return list(self.averages)
 
     def construct(self) -> bool:
@@ -98,8 +104,14 @@ class WeightAverage(nn.Cell):
         return True
 
     def exchange(self) -> None:
-        """Swaps weights and average: to use the average, and called again to train on."""
+        """Swaps weights and average: once to use the average, and again to go on training."""
         for parameter, average in zip(self.parameters, self.averages):
             held = parameter.asnumpy().copy()
-            parameter.copy_(Tensor(average.asnumpy().copy()))  # graphs that have run do not notice set_data
+            parameter.copy_(Tensor(average.asnumpy().copy()))  # compiled graphs do not notice set_data
             average.copy_(Tensor(held))
+
+    def restart(self, parameter: Parameter) -> None:
+        """Lets the average of ``parameter`` start again from its value now."""
+        for each, average in zip(self.parameters, self.averages):
+            if each is parameter:
+                average.copy_(Tensor(parameter.asnumpy().copy()))

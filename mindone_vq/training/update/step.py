@@ -1,23 +1,24 @@
 """One training step as one graph: loss, gradients, their mean over devices, clipping, update."""
 
-from typing import Any
+from typing import Any, Union
 
 import mindspore as ms
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import ParameterTuple, Tensor, nn, ops
 
-from mindone_vq.training.optimizer import AdamW, global_norm
+from mindone_vq.training.update.optimizer import AdamW, global_norm
 
 
 class TrainingStep(nn.Cell):
     """Runs a loss, and changes the weights by its gradient.
 
-    With ``accumulation`` above 1 the gradients of so many calls are averaged before the weights change: two graphs are
-    made of this cell, one that only adds (``last=False``) and one that adds and updates.
+    With ``accumulation`` above 1 the gradients of so many calls are averaged before the weights change. There are two
+    graphs then: one only adds (``last=False``), the other adds and updates.
 
     Args:
         loss: a cell that returns the loss, a scalar float32, and a tuple of tensors to report.
         optimizer: what updates the weights.
-        clip_norm: gradients are scaled down to this norm where theirs is larger; 0: never.
+        sums: where gradients are added up between updates; empty without accumulation.
+        clip_norm: a gradient of larger norm is scaled down to it; 0: never.
         accumulation: calls before an update.
         devices: how many devices share the batch, each with a part of equal size.
         last: whether this call updates.
@@ -27,14 +28,14 @@ class TrainingStep(nn.Cell):
         self,
         loss: nn.Cell,
         optimizer: AdamW,
-        sums: "GradientSums",
+        sums: Union[ParameterTuple, tuple] = (),
         clip_norm: float = 0.0,
         accumulation: int = 1,
         devices: int = 1,
         last: bool = True,
     ) -> None:
         super().__init__(auto_prefix=False)
-        self.loss, self.optimizer, self.sums = loss, optimizer, sums.parameters
+        self.loss, self.optimizer, self.sums = loss, optimizer, sums
         self.clip_norm, self.accumulation, self.devices, self.last = clip_norm, accumulation, devices, last
         self.gradient = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters, has_aux=True)
         self.each = ops.HyperMap()
@@ -55,8 +56,8 @@ class TrainingStep(nn.Cell):
             batch: what the loss takes.
 
         Returns:
-            The loss; the norm of the gradient before clipping (nothing was changed where that is not finite; 0 where
-            nothing was due); what the loss reports.
+            The loss; the norm of the gradient before clipping (not finite: nothing was changed; 0: no update was due);
+            what the loss reports.
         """
         (_, (loss, report)), gradients = self.gradient(scale, *batch)
         share = 1.0 / (scale * (self.accumulation * self.devices))
@@ -82,14 +83,3 @@ class TrainingStep(nn.Cell):
 
 def _times(factor: Tensor, gradient: Tensor) -> Tensor:
     return gradient.astype(ms.float32) * factor
-
-
-class GradientSums:
-    """Where gradients are added up between updates; nothing where every call updates."""
-
-    def __init__(self, parameters: ParameterTuple, accumulation: int) -> None:
-        self.parameters = parameters.clone("gradient_sum", init="zeros") if accumulation > 1 else ()
-
-    def state(self) -> list[Parameter]:
-        """What a checkpoint holds of it."""
-        return list(self.parameters)

@@ -1,9 +1,10 @@
-"""Pictures in MindRecord files: going through all records once, and reading one of them."""
+"""Pictures in MindRecord files: reading all records once, and reading one of them."""
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, BinaryIO, Optional
 
 import mindspore.dataset
 from mindspore.mindrecord import FileReader
@@ -30,6 +31,7 @@ class Records:
     def __init__(self, files: list[Path], image_column: str, caption_column: str, caption_required: bool):
         self._files: Any = str(files[0]) if len(files) == 1 else [str(file) for file in files]
         self._image_column, self._caption_column = image_column, caption_column
+        self.caption_required = caption_required
         reader = self._open(None)
         schema = reader.schema()
         reader.close()
@@ -56,7 +58,7 @@ class Records:
         finally:
             reader.close()
 
-    def image(self, index: int) -> bytes:
+    def image(self, index: int) -> BinaryIO:
         """The encoded picture of one record; takes about two milliseconds, however many records there are."""
         # FileReader only goes from the first record to the last; MindDataset finds single ones by the index beside.
         records = mindspore.dataset.MindDataset(
@@ -66,7 +68,7 @@ class Records:
             sampler=mindspore.dataset.SubsetSampler([index]),
         )
         (record,) = records.create_dict_iterator(num_epochs=1, output_numpy=True)
-        return record[self._image_column].tobytes()
+        return io.BytesIO(record[self._image_column].tobytes())
 
     def _open(self, columns: Optional[list[str]]) -> FileReader:
         try:

@@ -1,4 +1,4 @@
-"""How different two pictures look: the distance between what VGG16 sees in them (LPIPS, arXiv 1801.03924)."""
+"""How different two pictures look: the distance between their features in VGG16 (LPIPS, arXiv 1801.03924)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
 from mindone_vq.nn.resnet import conv3x3
+from mindone_vq.training.networks import unit_length
 from mindone_vq.weights import store
 from mindone_vq.weights.lazy import LazyTensor
 
@@ -17,6 +18,8 @@ CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each level; the features are taken after th
 SMALLEST = 2 ** (len(CHANNELS) - 1)  # side of a picture of which one pixel is left at the lowest level
 # Mean and deviation of ImageNet's colours for pictures in [-1, 1], as LPIPS rounds them.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+# LPIPS adds it to the length, which has no gradient where all channels are zero; here it is added to the square.
+EPS = 1e-10
 
 
 class VGG16(nn.Cell):
@@ -54,7 +57,7 @@ class PerceptualLoss(nn.Cell):
 
     Args:
         network: gives the features; it is not trained.
-        linear: for each level (1, channels, 1, 1), what each channel counts; nothing: every channel counts 1.
+        linear: for each level (1, channels, 1, 1), the weight of each channel; empty: every channel has weight 1.
     """
 
     def __init__(self, network: VGG16, linear: Sequence[Tensor] = ()) -> None:
@@ -68,18 +71,11 @@ class PerceptualLoss(nn.Cell):
         expected, given = self.network(pictures), self.network(reconstructions)
         total = Tensor(0.0, ms.float32)
         for i in range(len(expected)):
-            difference = ops.square(unit_length(expected[i]) - unit_length(given[i]))
+            difference = ops.square(unit_length(expected[i], 1, EPS) - unit_length(given[i], 1, EPS))
             if self.linear:
                 difference = difference * self.linear[i]
             total = total + difference.sum(1).mean()
         return total
-
-
-def unit_length(features: Tensor) -> Tensor:
-    """(batch, channels, h, w) -> the same in float32, of length 1 over the channels; zero stays zero."""
-    features = features.astype(ms.float32)
-    # LPIPS adds its epsilon to the root, which has no gradient where all channels are zero
-    return features * ops.rsqrt(ops.square(features).sum(1, keepdims=True) + 1e-10)
 
 
 def load_perceptual(weights: str, linear: str = "") -> PerceptualLoss:
@@ -88,7 +84,7 @@ def load_perceptual(weights: str, linear: str = "") -> PerceptualLoss:
     Args:
         weights: state dict of torchvision's vgg16, .pth or .safetensors; its classifier is not read.
         linear: state dict of LPIPS' linear layers for VGG16, ``lin0.model.1.weight`` to ``lin4.model.1.weight``;
-            empty: every channel counts the same.
+            empty: every channel has the same weight.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -111,9 +107,11 @@ def _read_linear(file: str) -> list[Tensor]:
     expected = {f"lin{i}.model.1.weight": (1, channels, 1, 1) for i, channels in enumerate(CHANNELS)}
     given = {key: each.shape for key, each in tensors.items()}
     if given != expected:
+        described = (", ".join(f"{key} {shape}" for key, shape in list(each.items())[:8]) for each in (given, expected))
         raise ValueError(
-            f"perceptual_linear_weights is {file}, which holds {_described(given)}; expected LPIPS' weights for VGG16, "
-            f"{_described(expected)}."
+            "perceptual_linear_weights is {}, which holds {}; expected LPIPS' weights for VGG16, {}.".format(
+                file, *described
+            )
         )
     return [Tensor(tensors[key].read().astype(np.float32)) for key in expected]
 
@@ -122,8 +120,3 @@ def _open(name: str, file: str) -> dict[str, LazyTensor]:
     if not Path(file).is_file():
         raise FileNotFoundError(f"{name} is {file}, which is no file: give the path of a .pth or .safetensors file.")
     return store.open_weights([Path(file)])
-
-
-def _described(shapes: dict[str, tuple]) -> str:
-    shown = [f"{key} {shape}" for key, shape in shapes.items()]
-    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -1,4 +1,4 @@
-"""What the VQ-VAE is trained on: reconstruction, and the distance between latents and codebook."""
+"""The loss of the VQ-VAE: reconstruction, and the distance between latents and codebook."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,10 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.models.vq_model import VQModel
+from mindone_vq.pictures import to_model_range
 
 
-class CodecLoss(nn.Cell):
+class VQVAELoss(nn.Cell):
     """L1 and L2 between picture and reconstruction, and the codebook's terms (VQ-VAE, arXiv 1711.00937, equation 3).
 
     Args:
@@ -42,7 +43,7 @@ class CodecLoss(nn.Cell):
 
         Args:
             pictures: (batch, channels, height, width) uint8.
-            quantized: scalar; 1: the decoder sees codes; 0: it sees the latents, for a start without a codebook.
+            quantized: scalar; 1: the decoder reads codes; 0: it reads the latents, for a start without a codebook.
             weights: of ``terms``, a scalar for each.
 
         Returns:
@@ -56,9 +57,9 @@ class CodecLoss(nn.Cell):
         codes = self.model.quantize.nearest(ops.stop_gradient(latents))
         entries = ops.gather(self.model.quantize.embedding.embedding_table, codes, 0).astype(ms.float32)
         commitment = ops.square(latents - ops.stop_gradient(entries)).mean() * quantized
-        seen = latents + ops.stop_gradient(entries - latents) * quantized  # straight through (section 3.2)
-        seen = seen.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
-        reconstructions = self.model.decode_quantized(seen).astype(ms.float32)
+        decoded = latents + ops.stop_gradient(entries - latents) * quantized  # straight through (section 3.2)
+        decoded = decoded.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
+        reconstructions = self.model.decode_quantized(decoded).astype(ms.float32)
         difference = reconstructions - pictures
         l1, l2 = ops.abs(difference).mean(), ops.square(difference).mean()
         loss = self.l1_weight * l1 + self.l2_weight * l2 + self.commitment_weight * commitment
@@ -71,8 +72,3 @@ class CodecLoss(nn.Cell):
             loss, values = loss + weights[i] * value, (*values, value)
         report = (l1, l2, commitment, *values, ops.stop_gradient(latents), codes)
         return loss, (*report, ops.stop_gradient(reconstructions)) if self.report_reconstructions else report
-
-
-def to_model_range(pictures: Tensor) -> Tensor:
-    """uint8 of any shape to float32 in [-1, 1]."""
-    return pictures.astype(ms.float32) / 127.5 - 1.0

@@ -9,8 +9,8 @@ DECAY = 0.9
 class TimestepSampler:
     """Draws timesteps in proportion to the root of their mean squared loss (arXiv 2102.09672, section 3.3).
 
-    That gives the estimate of the bound its least variance. Until every timestep has been seen ``NEEDED`` times,
-    all are as likely. Every draw comes with its probability: a loss divided by it is unbiased.
+    That gives the estimate of the bound its least variance. Until every timestep has been seen more than ``NEEDED``
+    times, all are equally likely. Every draw comes with its probability: a loss divided by it is unbiased.
 
     Args:
         num_timesteps: T.
@@ -23,7 +23,7 @@ class TimestepSampler:
         self.counts = np.zeros(num_timesteps, np.int64)
 
     def probabilities(self) -> np.ndarray:
-        """The chance of every timestep, (T,) float64."""
+        """The probability of every timestep, (T,) float64."""
         timesteps = len(self.history)
         if not self.importance or (self.counts <= NEEDED).any():
             return np.full(timesteps, 1 / timesteps)
@@ -44,10 +44,10 @@ class TimestepSampler:
             self.counts[t] += 1
 
     def state(self) -> dict[str, np.ndarray]:
-        """What a checkpoint holds of it."""
+        """The state, for a checkpoint."""
         return {"timestep_history": self.history, "timestep_counts": self.counts}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Goes back to a ``state``."""
+        """Returns to a ``state``."""
         self.history = state["timestep_history"].copy()
         self.counts = state["timestep_counts"].copy()

@@ -1,0 +1,1 @@
+"""What is learned from: pictures, captions, batches of them, and codes."""

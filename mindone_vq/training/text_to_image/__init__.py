@@ -1,0 +1,1 @@
+"""Training the denoiser and the text encoder."""

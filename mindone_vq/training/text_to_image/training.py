@@ -1,0 +1,144 @@
+"""Training the denoiser, and if wanted the text encoder, on captioned pictures."""
+
+from pathlib import Path
+
+import numpy as np
+from mindspore import Parameter
+from PIL import Image
+
+from mindone_vq.pictures import grid
+from mindone_vq.training.data.batches import Order
+from mindone_vq.training.data.codes import cached_codes
+from mindone_vq.training.data.dataset import open_dataset
+from mindone_vq.training.devices import Devices
+from mindone_vq.training.run import Training
+from mindone_vq.training.text_to_image.loss import TextToImageLoss, VariationalLoss
+from mindone_vq.training.text_to_image.pipeline import TextToImageSettings, make_pipeline
+from mindone_vq.training.text_to_image.timesteps import TimestepSampler
+from mindone_vq.training.update.updates import Updates
+
+BUCKETS = 10  # of timesteps, for the log
+PREVIEWS_OF_A_PROMPT = 4
+
+
+class TextToImageTraining(Training):
+    """Trains VQ-Diffusion (arXiv 2111.14822, section 4; arXiv 2205.16007, section 3.1) on captioned pictures."""
+
+    settings: TextToImageSettings
+
+    def __init__(self, settings: TextToImageSettings, devices: Devices) -> None:
+        super().__init__(settings, devices)
+        self.dataset = open_dataset(settings.data, captions_required=True)
+        self.pipe = pipe = make_pipeline(settings, self.dataset.captions)
+        self.num_timesteps = pipe.scheduler.num_train_timesteps
+        size = pipe.transformer.height * pipe.vqvae.downscale
+        self.codes, kept = cached_codes(self.dataset, pipe.vqvae, size, settings.output / "cache", devices)
+        captions = [self.dataset.captions[i] for i in kept]
+        self.ids, self.empty_ids = self._tokenize(captions), self._tokenize([""])[0]
+        self.prompts = list(settings.preview_prompts) or list(dict.fromkeys(captions))[:4]
+        self.order = Order(len(self.codes), settings.batch_size, settings.seed)
+        self.timesteps = TimestepSampler(self.num_timesteps, settings.importance_sampling)
+        self.updates = Updates(self._loss(), self._trained(), settings, devices)
+        self._buckets = min(BUCKETS, self.num_timesteps)
+        self._bucket_sums, self._bucket_counts = np.zeros(self._buckets), np.zeros(self._buckets)
+
+    def _tokenize(self, captions: list[str]) -> np.ndarray:
+        """Token ids as the pipeline makes them, (captions, length) int32."""
+        length = min(self.pipe.tokenizer.model_max_length, self.pipe.text_encoder.max_length)
+        ids = self.pipe.tokenizer(
+            captions, padding="max_length", truncation=True, max_length=length, return_tensors="np"
+        ).input_ids
+        return ids.astype(np.int32)
+
+    def _loss(self) -> TextToImageLoss:
+        pipe, settings = self.pipe, self.settings
+        if settings.recompute:
+            pipe.transformer.enable_gradient_checkpointing()
+        loss = VariationalLoss(
+            pipe.scheduler.schedule, settings.mask_weight, settings.auxiliary_weight, settings.adaptive_auxiliary
+        )
+        null_text = pipe.learned_classifier_free_sampling_embeddings
+        return TextToImageLoss(pipe.text_encoder, null_text, pipe.transformer, loss, settings.train_text_encoder)
+
+    def _trained(self) -> list[Parameter]:
+        cells = [self.pipe.transformer, self.pipe.learned_classifier_free_sampling_embeddings]
+        cells += [self.pipe.text_encoder] if self.settings.train_text_encoder else []
+        return [parameter for cell in cells for parameter in cell.trainable_params()]
+
+    def advance(self) -> dict[str, float]:
+        batch = x_0, _, timesteps, probabilities, _, _ = self._batch()
+        # each part of the batch is shared by all devices
+        columns = (np.split(array, self.settings.accumulation) for array in batch)
+        parts = [tuple(map(self.devices.part, part)) for part in zip(*columns)]
+        update = self.updates(self.step, self.learning_rate.at(self.step), parts)
+        kl, auxiliary = (
+            np.concatenate([self.devices.gather(report[i].asnumpy()) for report in update.reports]) for i in range(2)
+        )
+        pixels = x_0.shape[1]
+        if np.isfinite(update.norm):
+            self.timesteps.update(timesteps, kl)
+            buckets = timesteps.astype(int) * self._buckets // self.num_timesteps
+            np.add.at(self._bucket_sums, buckets, kl / pixels)
+            np.add.at(self._bucket_counts, buckets, 1)
+        return {
+            "loss": update.loss,
+            # an estimate of the bound of all timesteps, in nats for each latent pixel
+            "bound": float((kl / probabilities).mean() / pixels),
+            "auxiliary": float(auxiliary.mean() / pixels),
+            "gradient_norm": update.norm,
+        }
+
+    def _batch(self) -> tuple[np.ndarray, ...]:
+        """The arguments of ``TextToImageLoss`` for the whole batch of this step."""
+        settings, count = self.settings, self.settings.batch_size
+        rng = np.random.default_rng((settings.seed, self.step, 1))  # of this step alone: a run can be continued
+        indices, _ = self.order.batch(self.step)
+        x_0 = self.codes[indices].astype(np.int32)
+        timesteps, probabilities = self.timesteps.draw(count, rng)
+        x_t = self.pipe.scheduler.add_noise(x_0, timesteps, rng).asnumpy()
+        dropped = rng.random(count) < settings.caption_dropout
+        ids = self.ids[indices]
+        if self.pipe.learned_classifier_free_sampling_embeddings.embeddings is None:
+            ids = np.where(dropped[:, None], self.empty_ids, ids)
+        return x_0, x_t, timesteps, probabilities, ids, dropped
+
+    def interval_values(self) -> dict[str, float]:
+        """The mean divergence for each latent pixel, by timestep."""
+        timesteps, values = self.num_timesteps, {}
+        for i in np.flatnonzero(self._bucket_counts):
+            first, after = -(-i * timesteps // self._buckets), -(-(i + 1) * timesteps // self._buckets)  # rounded up
+            name = f"divergence_t{first:02d}_to_{after - 1:02d}"
+            values[name] = float(self._bucket_sums[i] / self._bucket_counts[i])
+        self._bucket_sums[:] = self._bucket_counts[:] = 0
+        return values
+
+    def previews(self) -> dict[str, Image.Image]:
+        """Four pictures of each prompt."""
+        settings, columns = self.settings, PREVIEWS_OF_A_PROMPT
+        with self.updates:
+            pictures = self.pipe(
+                self.prompts,
+                num_inference_steps=min(settings.preview_steps, self.num_timesteps),
+                guidance_scale=settings.preview_guidance_scale,
+                truncation_rate=settings.preview_truncation_rate,
+                num_images_per_prompt=columns,
+                generator=list(range(columns * len(self.prompts))),
+            )[0]
+        rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+        return {"prompts": grid(rows, self.prompts)}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return self.timesteps.state()
+
+    def restore_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        self.timesteps.restore(arrays)
+
+    def save(self, folder: Path) -> None:
+        """The pipeline, as ``VQDiffusionPipeline.from_pretrained`` reads it; its defaults are those of the previews."""
+        settings = self.settings
+        self.pipe.default_settings = {
+            "guidance_scale": settings.preview_guidance_scale,
+            "truncation_rate": settings.preview_truncation_rate,
+        }
+        with self.updates:
+            self.pipe.save_pretrained(folder)

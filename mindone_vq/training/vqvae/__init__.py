@@ -1,0 +1,1 @@
+"""Training the VQ-VAE."""
