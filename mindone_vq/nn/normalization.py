@@ -28,12 +28,14 @@ def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, decompos
     return ops.BiasAdd()(centred * ops.MatMul()(deviation, scale.reshape(1, dim)), shift).astype(dtype)
 
 
-def unit_length(tokens: Tensor) -> Tensor:
-    """Scales each token to Euclidean length 1: (..., dim) -> the same shape.
+def unit_length(vectors: Tensor, axis: int = -1, eps: float = 0.0) -> Tensor:
+    """Scales the vectors along an axis to Euclidean length 1, in float32; ``eps`` is added to the squared length.
 
     VQ-Diffusion does this to text embeddings; CLIP itself normalises only its pooled output.
     """
-    return tokens * ops.rsqrt(ops.square(tokens).sum(-1, keepdims=True))
+    vectors = vectors.astype(ms.float32)
+    squares = ops.square(vectors).sum(axis, keepdims=True)
+    return vectors * ops.rsqrt(squares + eps if eps > 0 else squares)
 
 
 def repeated(column: Tensor, times: int) -> Tensor:

@@ -16,6 +16,7 @@ from mindone_vq.diffusion.sampling import Generators, make_generators
 from mindone_vq.diffusion.schedule import CLEAN
 from mindone_vq.diffusion.steps import Step
 from mindone_vq.outputs import output
+from mindone_vq.pictures import to_uint8
 from mindone_vq.pipelines.checks import check_components, check_latents, check_output_type
 from mindone_vq.pipelines.compilation import GraphCache
 from mindone_vq.pipelines.denoising import Conditioning, Denoiser
@@ -225,8 +226,8 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
     def numpy_to_pil(images: np.ndarray) -> list[Image.Image]:
         """(batch, height, width, channels), or one picture (height, width, channels), in [0, 1] -> pictures."""
         images = images[None] if images.ndim == 3 else images
-        pixels = (images * 255).round().astype(np.uint8)
-        return [Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture) for picture in pixels]
+        squeezed = images[..., 0] if images.shape[-1] == 1 else images
+        return [Image.fromarray(picture) for picture in to_uint8(squeezed)]
 
     def decode(self, codes: Tensor, output_type: str) -> ImagePipelineOutput:
         """The result of a call."""

@@ -1,6 +1,5 @@
 """The cells that a pipeline compiles beside the denoising step: prompt to embeddings, codes to pictures and back."""
 
-import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindone_vq.models.vq_model import VQModel
@@ -18,7 +17,7 @@ class TextEncoding(nn.Cell):
 
     def construct(self, input_ids: Tensor) -> Tensor:
         """(batch, length) integers -> (batch, length, hidden_size)."""
-        return unit_length(self.text_encoder(input_ids)[0].astype(ms.float32))
+        return unit_length(self.text_encoder(input_ids)[0])
 
 
 class CodeDecoding(nn.Cell):
@@ -43,6 +42,6 @@ class PictureEncoding(nn.Cell):
 
     def construct(self, pictures: Tensor) -> Tensor:
         """(batch, 3, H, W) uint8 -> (batch, pixels) int32."""
-        latents = self.vqvae.encode(to_model_range(pictures.astype(ms.float32)))[0]
+        latents = self.vqvae.encode(to_model_range(pictures))[0]
         codes = self.vqvae.quantize.nearest(latents.transpose(0, 2, 3, 1))  # (batch, h, w)
         return codes.reshape(codes.shape[0], -1)

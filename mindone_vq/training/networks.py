@@ -1,10 +1,9 @@
-"""What the trained networks share: initial weights, and vectors of unit length."""
+"""Initial weights of networks to train."""
 
 from typing import Callable, Optional
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 
 def initialize(cell: nn.Cell, rng: np.random.Generator, deviation: Callable[[str, nn.Cell], Optional[float]]) -> None:
@@ -25,10 +24,3 @@ def initialize(cell: nn.Cell, rng: np.random.Generator, deviation: Callable[[str
         weight.set_data(Tensor(rng.normal(0, spread, weight.shape).astype(np.float32)))
         if getattr(part, "has_bias", False):
             part.bias.set_data(Tensor(np.zeros(part.bias.shape, np.float32)))
-
-
-def unit_length(vectors: Tensor, axis: int, eps: float = 0.0) -> Tensor:
-    """The vectors along ``axis`` in float32, scaled to length 1; ``eps`` is added to the squared length."""
-    vectors = vectors.astype(ms.float32)
-    squares = ops.square(vectors).sum(axis, keepdims=True)
-    return vectors * ops.rsqrt(squares + eps if eps > 0 else squares)

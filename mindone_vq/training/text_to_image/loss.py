@@ -8,8 +8,8 @@ from mindone_vq.diffusion.posterior import log_posterior
 from mindone_vq.diffusion.schedule import CLEAN, ONE_HOT_FLOOR, TransitionSchedule
 from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
 from mindone_vq.models.transformer import Transformer2DModel
+from mindone_vq.nn.normalization import unit_length
 from mindone_vq.text.clip import CLIPTextModel
-from mindone_vq.training.networks import unit_length
 
 
 class VariationalLoss(nn.Cell):

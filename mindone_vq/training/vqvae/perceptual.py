@@ -8,8 +8,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
+from mindone_vq.nn.normalization import unit_length
 from mindone_vq.nn.resnet import conv3x3
-from mindone_vq.training.networks import unit_length
 from mindone_vq.weights import store
 from mindone_vq.weights.lazy import LazyTensor
 
