@@ -1,8 +1,6 @@
 """VQDiffusionScheduler: the timesteps of the reverse process, and one step of it."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
 import mindspore as ms
@@ -15,9 +13,8 @@ from mindone_vq.diffusion.sampling import Generators, make_generators
 from mindone_vq.diffusion.schedule import CLEAN, ONE_HOT_FLOOR, TransitionSchedule
 from mindone_vq.diffusion.steps import Step, custom_steps, inference_steps
 from mindone_vq.outputs import output
-from mindone_vq.weights import hub
-from mindone_vq.weights.config import ConfigMixin, register_to_config
-from mindone_vq.weights.pretrained import check_saving
+from mindone_vq.weights.config import register_to_config
+from mindone_vq.weights.pretrained import PretrainedConfig
 
 
 @output
@@ -27,7 +24,7 @@ class VQDiffusionSchedulerOutput(NamedTuple):
     prev_sample: Tensor
 
 
-class VQDiffusionScheduler(nn.Cell, ConfigMixin):
+class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
     """The reverse process of VQ-Diffusion (arXiv 2111.14822, section 4.1).
 
     Fewer steps than the model was trained with are spread over the whole range of timesteps, and every step t -> s uses
@@ -306,27 +303,3 @@ class VQDiffusionScheduler(nn.Cell, ConfigMixin):
         if not 0 <= t < self.num_train_timesteps:
             raise ValueError(f"timesteps go from 0 to {self.num_train_timesteps - 1}, given {t}.")
         return t
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Union[str, os.PathLike], subfolder: Optional[str] = None, **options: Any
-    ) -> "VQDiffusionScheduler":
-        """Reads scheduler_config.json from a folder or a hub id.
-
-        Args:
-            pretrained_model_name_or_path: a folder, or a hub id.
-            subfolder: where in it the file lies.
-            options: arguments of the constructor that are to be other than in the file; and those of
-                ``mindone_vq.weights.hub.resolve``.
-        """
-        changed, hub_options = cls.split_options(options, ["subfolder"])
-        return cls.from_config(cls.load_config(pretrained_model_name_or_path, subfolder, **hub_options), **changed)
-
-    def save_pretrained(
-        self, save_directory: Union[str, os.PathLike], push_to_hub: bool = False, **hub_options: Any
-    ) -> None:
-        """Writes scheduler_config.json; with ``push_to_hub`` uploads it (``mindone_vq.weights.hub.push``)."""
-        check_saving(save_directory, True, push_to_hub, hub_options)
-        self.save_config(save_directory)
-        if push_to_hub:
-            hub.push(Path(save_directory), **hub_options)

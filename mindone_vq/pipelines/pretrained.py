@@ -11,8 +11,8 @@ from mindspore import nn
 import mindone_vq
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json, write_json
-from mindone_vq.weights.pretrained import check_dtype, check_saving, logger
-from mindone_vq.weights.store import size_in_bytes, weight_files
+from mindone_vq.weights.pretrained import SaveMixin, check_dtype, logger
+from mindone_vq.weights.store import weight_files
 
 # As diffusers' pipeline has them.
 PUBLISHED_SETTINGS = {"guidance_scale": 5.0, "truncation_rate": 1.0}
@@ -22,7 +22,7 @@ DtypeOfEach = Union[ms.Type, Mapping[str, ms.Type], None]
 OWN_OPTIONS = ("mindspore_dtype", "variant", "use_safetensors")
 
 
-class PretrainedPipeline:
+class PretrainedPipeline(SaveMixin):
     """Base of the pipelines: what has to do with files.
 
     ``component_classes`` gives each component's class, and the library that model_index.json names for it.
@@ -117,29 +117,7 @@ class PretrainedPipeline:
         default = given.get("default")
         return {name: check_dtype(given.get(name, default)) for name in cls.component_classes}
 
-    def save_pretrained(
-        self,
-        save_directory: Union[str, os.PathLike],
-        variant: Optional[str] = None,
-        max_shard_size: Union[int, str, None] = None,
-        safe_serialization: bool = True,
-        push_to_hub: bool = False,
-        **hub_options: Any,
-    ) -> None:
-        """Writes every component, then model_index.json, as diffusers lays them out.
-
-        Args:
-            save_directory: the folder, made if needed.
-            variant, max_shard_size, safe_serialization: as ``PretrainedCell.save_pretrained`` takes them.
-            push_to_hub: upload the folder afterwards; ``hub_options`` are those of ``mindone_vq.weights.hub.push``.
-
-        Raises:
-            TypeError: a component cannot be saved; names it.
-            FileExistsError, ValueError: an argument is not what it must be. Nothing was written.
-        """
-        check_saving(save_directory, safe_serialization, push_to_hub, hub_options)
-        size_in_bytes(max_shard_size)
-        folder = Path(save_directory)
+    def _save(self, folder: Path, variant: Optional[str], max_shard_size: Optional[int]) -> None:
         for name, component in self.components.items():
             if not hasattr(component, "save_pretrained"):
                 raise TypeError(f"{name} is a {type(component).__name__}, which this pipeline can run but not save.")
@@ -148,8 +126,6 @@ class PretrainedPipeline:
             options = {"variant": variant, "max_shard_size": max_shard_size} if has_weights else {}
             component.save_pretrained(folder / name, **options)
         write_json(folder / "model_index.json", self.index(self._class_names(), self.default_settings))
-        if push_to_hub:
-            hub.push(folder, **hub_options)
 
     def _class_names(self) -> dict[str, str]:
         return {name: type(component).__name__ for name, component in self.components.items()}

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindone_vq.nn.activations import CLIP, get_activation
 from mindone_vq.nn.attention import ScaledDotProductAttention
 from mindone_vq.nn.normalization import LayerNorm
 from mindone_vq.outputs import output
@@ -19,18 +20,6 @@ class CLIPTextOutput(NamedTuple):
 
     last_hidden_state: Tensor
     pooler_output: Tensor
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """``x * sigmoid(1.702 x)``, with which OpenAI trained CLIP."""
-    return x * ops.sigmoid(1.702 * x)
-
-
-def exact_gelu(x: Tensor) -> Tensor:
-    return ops.gelu(x, approximate="none")
-
-
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
 
 
 class CLIPAttention(nn.Cell):
@@ -51,7 +40,7 @@ class CLIPAttention(nn.Cell):
 class CLIPMLP(nn.Cell):
     def __init__(self, hidden_size: int, intermediate_size: int, hidden_act: str) -> None:
         super().__init__()
-        self.activation_fn = ACTIVATIONS[hidden_act]
+        self.activation_fn = get_activation(CLIP, hidden_act, "hidden_act")
         self.fc1 = nn.Dense(hidden_size, intermediate_size)
         self.fc2 = nn.Dense(intermediate_size, hidden_size)
 
@@ -140,8 +129,6 @@ class CLIPTextModel(PretrainedCell):
         attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {hidden_act!r}; it must be one of {sorted(ACTIVATIONS)}.")
         if hidden_size % num_attention_heads:
             raise ValueError(f"hidden_size {hidden_size} cannot be split into {num_attention_heads} heads.")
         self.max_length, self.eos_token_id = max_position_embeddings, eos_token_id

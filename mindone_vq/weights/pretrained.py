@@ -84,6 +84,33 @@ class SaveMixin:
         raise NotImplementedError
 
 
+class PretrainedConfig(ConfigMixin):
+    """An object without weights that is loaded from and saved to its config file: a scheduler."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Union[str, os.PathLike], subfolder: Optional[str] = None, **options: Any
+    ):
+        """Reads the config file from a folder or a hub id.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a hub id.
+            subfolder: of the file.
+            options: as in ``PretrainedCell.from_pretrained``.
+        """
+        changed, hub_options = cls.split_options(options, ["subfolder"])
+        return cls.from_config(cls.load_config(pretrained_model_name_or_path, subfolder, **hub_options), **changed)
+
+    def save_pretrained(
+        self, save_directory: Union[str, os.PathLike], push_to_hub: bool = False, **hub_options: Any
+    ) -> None:
+        """Writes the config file; with ``push_to_hub`` uploads it (``mindone_vq.weights.hub.push``)."""
+        check_saving(save_directory, True, push_to_hub, hub_options)
+        self.save_config(save_directory)
+        if push_to_hub:
+            hub.push(Path(save_directory), **hub_options)
+
+
 class PretrainedCell(nn.Cell, ConfigMixin, SaveMixin):
     """A network that is loaded from and saved to a folder in the layout of diffusers."""
 
