@@ -205,7 +205,7 @@ def test_prompts_are_generated_read_and_scored(run, capsys):
     [
         (["--count", 0], "--count is 0; it must be at least 1."),
         (["--pairs", 2], "--pairs is 2.0; it must be from 0 to 1."),
-        (["--prompts", "none.txt"], "none.txt is no file"),
+        (["--prompts", "none.txt"], "none.txt is not a file"),
         (["--prompts", "prompts.jsonl", "--all"], "leave out --prompts"),
     ],
 )

@@ -24,7 +24,7 @@ from mindone_vq.export import export_pipeline
 from mindone_vq.export.__main__ import main
 from mindone_vq.export.graphs import MEANINGS, decoder, graphs_of
 from mindone_vq.export.mindir import write_mindir
-from mindone_vq.nn.device import TARGETS
+from mindone_vq.nn.device import TARGETS, built_for, device
 from mindone_vq.pipelines.compilation import CompiledGraph
 from mindone_vq.pipelines.graphs import CodeDecoding, TextEncoding
 from tests.numerics import relative_error
@@ -250,10 +250,10 @@ def test_what_cannot_be_exported_says_why(pipe, tmp_path):
 def test_the_command(pipe, tmp_path, capsys, monkeypatch):
     pipe.save_pretrained(tmp_path / "model")
     given = []
-    monkeypatch.setattr(command_line, "export_pipeline", lambda *arguments: given.extend(arguments) or "out/it")
+    monkeypatch.setattr(command_line, "export_pipeline", lambda *them: given.extend([*them, device()]) or "out/it")
     options = ["--output", "out", "--batch-size", "3", "--unguided", "--dtype", "float16", "--overwrite"]
-    main([str(tmp_path / "model"), *options])
-    assert (given[0].dtype, *given[1:]) == (ms.float16, Path("out"), 3, False, True)
+    main([str(tmp_path / "model"), *options, "--for", "Ascend"])
+    assert (given[0].dtype, *given[1:]) == (ms.float16, Path("out"), 3, False, True, "Ascend")
     assert "Wrote out/it" in capsys.readouterr().out
     command = [sys.executable, "-m", "mindone_vq.export", "no/such", "--output", "out2"]
     root = Path(mindone_vq.__file__).parents[1]
@@ -266,8 +266,9 @@ def test_files_for_an_npu_have_its_form(tmp_path):
     random_pipeline(np.random.default_rng(2)).save_pretrained(tmp_path / "model")
     held = {}
     for target in TARGETS:
-        folder = tmp_path / target
-        main([str(tmp_path / "model"), "--output", str(folder), "--dtype", "float16", "--for", target])
-        assert json.loads((folder / "pipeline.json").read_text())["built_for"] == target
-        held[target] = (folder / "denoising_step.mindir").read_bytes()
+        with built_for(target):
+            pipe = mindone_vq.VQDiffusionPipeline.from_pretrained(tmp_path / "model", mindspore_dtype=ms.float16)
+            graphs = {graph.name: graph for graph in graphs_of(pipe, 1, guided=True)}
+        write_mindir(graphs["denoising_step"], tmp_path)
+        held[target] = (tmp_path / "denoising_step.mindir").read_bytes()
     assert b"FlashAttentionScore" in held["Ascend"] and b"FlashAttentionScore" not in held["CPU"]

@@ -62,7 +62,7 @@ class DiscreteDenoiser(PretrainedCell):
         """
         hidden_states = self.latent_image_embedding(x_t)
         for block in self.transformer_blocks:
-            hidden_states = block(hidden_states, block.modulations(timestep), block.context(condition))
+            hidden_states = block(hidden_states, condition, timestep)
         return hidden_states
 
     def log_p_x_0(self, x_t: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from mindone_vq.nn.normalization import AdaLayerNorm, LayerNorm
 class BasicTransformerBlock(nn.Cell):
     """Self-attention, cross-attention to the text, feed-forward; each after its norm, each with a residual.
 
-    What the timestep and the condition contribute is computed by ``modulations`` and ``context``: in generation once a
-    call, in training once a step. ``construct`` can be given the weights of another layer, so that one compiled block
-    serves every layer.
+    What the timestep and the condition contribute is computed by ``modulations`` and ``context``. In generation that is
+    done once a call, and ``conditioned`` does the rest of each step. It can be given the weights of another layer, so
+    that one compiled block serves every layer.
 
     Args:
         dim: size of a token.
@@ -77,7 +77,7 @@ class BasicTransformerBlock(nn.Cell):
 
         Args:
             timestep: (n,) integers.
-            weights: as ``construct`` takes them.
+            weights: as ``conditioned`` takes them.
 
         Returns:
             (n, 2 * dim) for each of these norms; empty where the timestep modulates none.
@@ -94,7 +94,7 @@ class BasicTransformerBlock(nn.Cell):
 
         Args:
             condition: text embeddings (batch, length, cross_attention_dim), or classes (batch,), or None.
-            weights: as ``construct`` takes them.
+            weights: as ``conditioned`` takes them.
 
         Returns:
             Keys and values (batch, length, dim) of a text; the modulation (batch, 2 * dim) by a class; or nothing.
@@ -107,10 +107,14 @@ class BasicTransformerBlock(nn.Cell):
             return (self.norm3.modulation(condition, weights["norm3"]),)
         return ()
 
-    def construct(
+    def construct(self, x: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
+        """One layer: x (batch, tokens, dim); condition: as in ``context``; timestep (batch,) -> as x."""
+        return self.conditioned(x, self.modulations(timestep), self.context(condition))
+
+    def conditioned(
         self, x: Tensor, modulations: tuple[Tensor, ...], context: tuple[Tensor, ...], weights: Optional[Weights] = None
     ) -> Tensor:
-        """One layer.
+        """One layer, with what its timestep and its condition contribute.
 
         Args:
             x: (batch, tokens, dim).

@@ -134,7 +134,7 @@ class DenoisingStep(nn.Cell):
         hidden_states = self.embedding(x_t)
         for i, block in enumerate(self.blocks):
             modulations, context = layers[i]
-            hidden_states = block(hidden_states, at_timestep(modulations, timestep), context)
+            hidden_states = block.conditioned(hidden_states, at_timestep(modulations, timestep), context)
         logits = self.head(hidden_states, guidance_scales)
         return self.sample(logits, x_t, truncation_amount, parameters, uniforms, is_known)
 
@@ -154,7 +154,7 @@ class Layer(nn.Cell):
     def construct(self, x: Tensor, timestep: Tensor, inputs: LayerInputs, weights: Weights) -> Tensor:
         """x: (batch, tokens, dim); timestep: (1,) int32 -> as x."""
         modulations, context = inputs
-        return self.block(x, at_timestep(modulations, timestep), context, weights)
+        return self.block.conditioned(x, at_timestep(modulations, timestep), context, weights)
 
 
 class AttentionInputs(nn.Cell):

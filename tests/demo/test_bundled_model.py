@@ -10,7 +10,7 @@ from mindone_vq.demo.evaluation import score
 from mindone_vq.demo.shapes import Scene, Shape, caption, draw, random_scene
 
 BATCH = 8
-FEW_STEPS = dict(num_inference_steps=16, sampler="confidence", spacing="square")
+FEW_STEPS = dict(num_inference_steps=10, sampler="confidence", spacing="square")
 SAMPLING = [FEW_STEPS, pytest.param(dict(num_inference_steps=50), marks=pytest.mark.slow)]
 
 

@@ -14,7 +14,7 @@ from tests.diffusion.solvable import draws, independent
 DRAWS, UNLIKELY = 50_000, 1e-4
 
 
-@pytest.mark.parametrize("steps", [pytest.param(100, marks=pytest.mark.slow), 50, 25, 10])
+@pytest.mark.parametrize("steps", [*(pytest.param(steps, marks=pytest.mark.slow) for steps in (100, 50, 25)), 10])
 def test_the_chain_draws_from_the_data_where_pixels_are_independent(steps, rng):
     data = independent(rng)
     counts = draws(data, Ancestral(), steps, DRAWS, rng)

@@ -35,9 +35,9 @@ def test_probabilities_have_a_floor_and_none_is_subnormal(rng):
     assert np.allclose(p, expected, rtol=5e-5, atol=0)
 
 
-@pytest.mark.parametrize("share", [1e-6, 0.2, 0.86, 0.99, 0.999999])
-@pytest.mark.parametrize("sharpness", [0.3, 3.0, 30.0])
-@pytest.mark.parametrize("classes", [1, 2, 3, 257, 4096])
+@pytest.mark.parametrize("share", [1e-6, 0.86, 0.999999])
+@pytest.mark.parametrize("sharpness", [0.3, 30.0])
+@pytest.mark.parametrize("classes", [1, 3, 257, 4096])
 def test_truncation_agrees_with_sorting(classes, sharpness, share, rng):
     """In float64, of every class but those so near the rate that rounding decides."""
     logits = sharpness * rng.standard_normal((2, 20, classes))
@@ -54,7 +54,7 @@ def test_truncation_agrees_with_sorting(classes, sharpness, share, rng):
     assert np.take_along_axis(kept, p.argmax(-1)[..., None], -1).all()
 
 
-@pytest.mark.parametrize("sharpness", [0.3, 3.0, 30.0])
+@pytest.mark.parametrize("sharpness", [0.3, 30.0])
 @pytest.mark.parametrize("k, classes", [(1, 2), (1, 300), (3, 5), (7, 300), (300, 300), (400, 300)])
 def test_the_k_likeliest_stay(k, classes, sharpness, rng):
     p = np.exp(sharpness * rng.standard_normal((2, 20, classes)))

@@ -118,7 +118,7 @@ def test_float16_stays_close(name, rng):
     assert 0 < relative_error(ours.decode(Tensor(latents.numpy()), True)[0], expected) <= 1.5e-2
 
 
-@pytest.mark.parametrize("name", ["attention", "spatial"])
+@pytest.mark.parametrize("name", ["spatial", pytest.param("attention", marks=pytest.mark.slow)])
 def test_a_compiled_graph_gives_the_same(name, rng):
     config = CONFIGS[name]
     ours, theirs = pair_vq(**config)

@@ -24,7 +24,7 @@ from tests.tiny_pipeline import random_pipeline, random_weights
 SIZES = dict(
     num_attention_heads=3,
     attention_head_dim=8,
-    num_layers=3,
+    num_layers=2,
     cross_attention_dim=10,
     sample_size=4,
     num_vector_embeds=30,
@@ -32,9 +32,7 @@ SIZES = dict(
 )
 KINDS = {
     "published": dict(attention_bias=True, activation_fn="geglu-approximate"),
-    "gated": dict(activation_fn="geglu", norm_eps=1e-2),
-    "plain": dict(activation_fn="gelu", norm_elementwise_affine=False),
-    "tanh": dict(attention_bias=True, activation_fn="gelu-approximate"),
+    "others": dict(activation_fn="geglu", norm_eps=1e-2, norm_elementwise_affine=False),
 }
 
 
@@ -54,8 +52,7 @@ def test_a_block_with_the_weights_of_another_is_the_other(compiled, transformer,
     weights = denoising.as_inputs(second.weights())
     inputs = mutable(conditioning(context, timesteps, weights))
     for t in (0, 6):
-        # as in training: a timestep for each image
-        expected = second(x, second.modulations(Tensor([t, t], ms.int32)), second.context(context))
+        expected = second(x, context, Tensor([t, t], ms.int32))
         result = layer(x, Tensor([t], ms.int32), inputs, weights)
         assert relative_error(result, expected) <= 2e-6
 
@@ -63,7 +60,7 @@ def test_a_block_with_the_weights_of_another_is_the_other(compiled, transformer,
 def test_all_forms_draw_the_same(transformer, rng, monkeypatch):
     """One graph; layer by layer; with the heads in groups: the draw from the network's own log p(x_0)."""
     guided = bool(transformer.config.attention_bias)  # with some of the kinds, without with the others
-    scheduler, pictures = VQDiffusionScheduler(30, 7), 300
+    scheduler, pictures = VQDiffusionScheduler(30, 7), 100
     options = SamplingOptions(guidance_scale=2.5 if guided else 1.0, truncation_rate=0.8)
     x_t = Tensor(rng.integers(0, 30, (pictures, 16)), ms.int32)
     texts = rng.normal(size=(1 + guided, pictures, 5, 10)).astype(np.float32)  # the null text last

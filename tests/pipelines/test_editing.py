@@ -24,11 +24,6 @@ STEPS = dict(num_inference_steps=5, generator=3)
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return random_pipeline(np.random.default_rng(0))
-
-
-@pytest.fixture(scope="module")
 def inpaint(tiny):
     return VQDiffusionInpaintPipeline.from_pipe(tiny)
 
@@ -129,15 +124,15 @@ def test_variations_need_no_prompt(img2img, rng):
     )
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "confidence"])
+@pytest.mark.parametrize("sampler", ["ancestral", pytest.param("confidence", marks=pytest.mark.slow)])
 def test_edits_are_the_same_alone_and_in_a_batch(sampler, inpaint, rng):
-    images, seeds = [picture(rng) for _ in range(3)], [5, 6, 7]
+    images, seeds = [picture(rng) for _ in range(2)], [5, 6]
     options = dict(num_inference_steps=5, output_type="latent", sampler=sampler)
-    together = inpaint(images, half(), [PROMPT] * 3, generator=seeds, **options)[0].asnumpy()
+    together = inpaint(images, half(), [PROMPT] * 2, generator=seeds, **options)[0].asnumpy()
     for i, seed in enumerate(seeds):
         alone = inpaint(images[i], half(), PROMPT, generator=[seed], **options)[0].asnumpy()
         assert (alone[0] == together[i]).mean() >= 0.97
-    again = inpaint(images, half(), [PROMPT] * 3, generator=seeds, **options)[0].asnumpy()
+    again = inpaint(images, half(), [PROMPT] * 2, generator=seeds, **options)[0].asnumpy()
     assert np.array_equal(together, again)
 
 

@@ -11,12 +11,11 @@ from mindspore import Tensor, nn
 from mindone_vq import Transformer2DModel, VQDiffusionPipeline, VQDiffusionScheduler
 from mindone_vq.pipelines.compilation import CompiledGraph
 from tests.shapes32_model import MODEL
-from tests.tiny_pipeline import random_pipeline
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return random_pipeline(np.random.default_rng(0))
+def pipe(tiny):
+    return tiny
 
 
 class TorchGenerator:

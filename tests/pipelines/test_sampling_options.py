@@ -11,8 +11,8 @@ PROMPTS = ["a ring", "a large cross"]
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return random_pipeline(np.random.default_rng(5))
+def pipe(tiny):
+    return tiny
 
 
 def codes(pipe, prompt=PROMPTS, **options):
@@ -39,11 +39,7 @@ def test_heuristics_take_more_steps_than_there_are_timesteps(pipe):
 def test_settings_within_a_sampler_compile_nothing():
     pipe = random_pipeline(np.random.default_rng(6))
     assert new_graphs(pipe, "a ring") == 4
-    for sampler, other in (
-        ("purity", Purity(r=3.0)),
-        ("confidence", Confidence(temperature=1.0)),
-        ("halton", "halton"),
-    ):
+    for sampler, other in (("purity", Purity(r=3.0)), ("confidence", Confidence(temperature=1.0))):
         assert new_graphs(pipe, "a ring", sampler=sampler) == 1  # the step
         assert new_graphs(pipe, "a ring", sampler=other, spacing="cosine", num_inference_steps=7) == 0
     assert new_graphs(pipe, "a ring") == 0  # the first sampler's step is still there

@@ -21,11 +21,6 @@ from tests.tiny_pipeline import random_pipeline
 PROMPTS = ["a large red circle on a white background", "a small cyan ring on a black background"]
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return random_pipeline(np.random.default_rng(0))
-
-
 def codes(pipe, prompt=PROMPTS, **options):
     return pipe(prompt, output_type="latent", **{"num_inference_steps": 5, "generator": 0, **options})[0].asnumpy()
 
@@ -64,14 +59,11 @@ def test_images_of_a_prompt_lie_next_to_each_other(tiny):
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
-def test_an_image_with_its_own_generator_is_the_same_alone_and_in_a_batch(guidance_scale, demo_pipe):
-    prompts = [
-        f"a {size} {colour} square on a gray background" for size in ("small", "large") for colour in ("red", "blue")
-    ]
-    options = dict(guidance_scale=guidance_scale, num_inference_steps=20)
-    together = codes(demo_pipe, prompts, generator=[11, 12, 13, 14], **options)
-    alone = np.concatenate([codes(demo_pipe, p, generator=11 + i, **options) for i, p in enumerate(prompts)])
-    assert (together == alone).mean() >= 0.999
+def test_an_image_with_its_own_generator_is_the_same_alone_and_in_a_batch(guidance_scale, tiny):
+    options = dict(guidance_scale=guidance_scale, num_inference_steps=10)
+    together = codes(tiny, generator=[11, 12], **options)
+    alone = np.concatenate([codes(tiny, prompt, generator=11 + i, **options) for i, prompt in enumerate(PROMPTS)])
+    assert (together == alone).mean() >= 0.97  # of 72
 
 
 def test_the_same_seed_gives_the_same_picture_and_another_one_another(tiny):
@@ -146,8 +138,8 @@ def test_a_prompt_that_is_cut_says_what_was_lost(tiny, caplog):
     assert "style of nobody" in caplog.text
 
 
-def test_a_call_uses_the_settings_of_the_model_and_they_are_saved_with_it(tmp_path):
-    pipe = random_pipeline(np.random.default_rng(3))
+def test_a_call_uses_the_settings_of_the_model_and_they_are_saved_with_it(tiny, tmp_path):
+    pipe = VQDiffusionPipeline.from_pipe(tiny)
     assert np.array_equal(codes(pipe), codes(pipe, guidance_scale=5.0, truncation_rate=1.0))
     assert "_default_settings" not in pipe.index({}, pipe.default_settings)
     pipe.default_settings = {"guidance_scale": 1.0, "truncation_rate": 0.3}
@@ -161,15 +153,31 @@ def test_a_call_uses_the_settings_of_the_model_and_they_are_saved_with_it(tmp_pa
         assert loaded.default_settings == pipe.default_settings
 
 
-@pytest.mark.parametrize("learned_null", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_saved_pipeline_gives_the_same(learned_null, tmp_path):
-    pipe = random_pipeline(np.random.default_rng(1), learned_null)
-    pipe.save_pretrained(tmp_path / "pipe")
+def weights(pipe):
+    cells = {name: part for name, part in pipe.components.items() if isinstance(part, ms.nn.Cell)}
+    named = ((f"{name}.{key}", value) for name, cell in cells.items() for key, value in cell.parameters_dict().items())
+    return {name: value.asnumpy() for name, value in named}
+
+
+def assert_same_weights(ours, theirs):
+    ours, theirs = weights(ours), weights(theirs)
+    assert ours.keys() == theirs.keys() and len(ours) > 50
+    assert all(np.array_equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
+
+
+def test_a_saved_pipeline_has_the_same_weights_and_draws_the_same(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path / "pipe")
     again = VQDiffusionPipeline.from_pretrained(tmp_path / "pipe")
-    assert np.array_equal(codes(again), codes(pipe))
-    pipe.save_pretrained(tmp_path / "half", variant="fp16")
+    assert_same_weights(again, tiny)
+    assert np.array_equal(codes(again), codes(tiny))
+    tiny.save_pretrained(tmp_path / "half", variant="fp16")
     assert (tmp_path / "half/transformer/diffusion_pytorch_model.fp16.safetensors").is_file()
-    assert np.array_equal(codes(VQDiffusionPipeline.from_pretrained(tmp_path / "half", variant="fp16")), codes(pipe))
+    assert_same_weights(VQDiffusionPipeline.from_pretrained(tmp_path / "half", variant="fp16"), tiny)
+    without_null = random_pipeline(np.random.default_rng(1), learned_null=False)
+    without_null.save_pretrained(tmp_path / "without")
+    again = VQDiffusionPipeline.from_pretrained(tmp_path / "without")
+    assert_same_weights(again, without_null)
+    assert again.learned_classifier_free_sampling_embeddings.embeddings is None
 
 
 def test_components_serve_a_second_pipeline_and_can_be_exchanged(tiny):
@@ -190,17 +198,15 @@ def test_a_component_can_be_given_to_from_pretrained(demo_pipe):
     assert pipe.vqvae is demo_pipe.vqvae
 
 
-def test_float16_runs_and_can_be_chosen_afterwards(tmp_path):
-    half = VQDiffusionPipeline.from_pretrained(MODEL, mindspore_dtype=ms.float16)
+def test_float16_runs_and_can_be_chosen_afterwards(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path / "pipe")
+    half = VQDiffusionPipeline.from_pretrained(tmp_path / "pipe", mindspore_dtype=ms.float16)
     assert half.dtype == half.vqvae.dtype == half.text_encoder.dtype == ms.float16
-    full = VQDiffusionPipeline.from_pretrained(MODEL)
-    before = codes(full, **SETTINGS)
-    changed = codes(full.to(ms.float16), **SETTINGS)
-    assert full.transformer.dtype == ms.float16
-    assert np.array_equal(codes(half, **SETTINGS), changed)
-    assert 0.5 < (before == changed).mean() <= 1
-    image = half(PROMPTS[0], num_inference_steps=5, generator=0, **SETTINGS)[0][0]
-    assert image.size == (32, 32)
+    full = VQDiffusionPipeline.from_pretrained(tmp_path / "pipe").to(ms.float16)
+    assert_same_weights(full, half)
+    images = half(PROMPTS, num_inference_steps=5, generator=0)[0]
+    assert images[0].size == (12, 12)
+    assert (codes(half) == codes(tiny)).mean() > 0.5
 
 
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])

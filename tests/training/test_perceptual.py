@@ -10,8 +10,8 @@ from mindspore import Tensor, nn
 from PIL import Image
 from safetensors.numpy import save_file
 
+from mindone_vq.nn.normalization import unit_length
 from mindone_vq.training.devices import Devices
-from mindone_vq.training.networks import unit_length
 from mindone_vq.training.vqvae.loss import VQVAELoss
 from mindone_vq.training.vqvae.model import make_vqvae
 from mindone_vq.training.vqvae.perceptual import CHANNELS, EPS, PerceptualLoss, load_perceptual
