@@ -66,6 +66,7 @@ def columns(picture, side, margin=8):
     return count
 
 
+@pytest.mark.slow
 def test_a_prompt_alone_uses_the_bundled_model(tmp_path):
     command = [sys.executable, str(EXAMPLES / "text_to_image.py"), "a large red circle on a white background"]
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}

@@ -46,9 +46,8 @@ def assert_same_pictures_where_codes_agree(our_codes, their_codes, our_images, t
     assert np.abs(our_images[same] - their_images[same]).max() <= 2 / 255
 
 
-@pytest.mark.parametrize(
-    "settings", [SETTINGS[1], *(pytest.param(SETTINGS[i], marks=pytest.mark.slow) for i in (0, 2, 3))], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_trained_weights_give_the_same_codes_and_pictures(settings, demo_pipe, monkeypatch):
     results = both(demo_pipe, torch_pipeline(MODEL), monkeypatch, 100, 7, settings)
     our_codes, their_codes, our_images, their_images = results
@@ -62,10 +61,7 @@ def random_pipelines(tmp_path_factory):
     """With a learned null text, and without; each beside diffusers' of the same weights."""
     pipelines = {}
     for learned_null in (True, False):
-        ours, folder = (
-            random_pipeline(np.random.default_rng(2 + learned_null), learned_null),
-            tmp_path_factory.mktemp("saved"),
-        )
+        folder, ours = tmp_path_factory.mktemp("saved"), random_pipeline(np.random.default_rng(2), learned_null)
         ours.save_pretrained(folder)
         pipelines[learned_null] = ours, torch_pipeline(folder)
     return pipelines
