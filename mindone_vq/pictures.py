@@ -12,10 +12,10 @@ INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """A picture the way it is meant to be seen: turned as its EXIF says, on white where it is transparent, in RGB.
+    """A picture in RGB, turned as its EXIF says, with white in place of transparency.
 
     Raises:
-        ValueError: its pixels are floating-point numbers, of which nobody says what is white.
+        ValueError: its pixels are floating-point numbers of an unknown range.
     """
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":

@@ -11,7 +11,7 @@ import pytest
 import mindone_vq
 
 ROOT = Path(mindone_vq.__file__).parent
-# room -> the rooms it may import from
+# package -> the packages it may import from
 ALLOWED = {
     "outputs": set(),
     "pictures": set(),
@@ -54,17 +54,17 @@ def imports(path):
             yield node.module
 
 
-def test_every_room_imports_only_from_those_below():
-    rooms = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"}
-    assert rooms - {"__init__", "__pycache__", "py.typed", "__main__"} == set(ALLOWED)
+def test_every_package_imports_only_from_those_below():
+    packages = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert packages - {"__init__", "__pycache__", "py.typed", "__main__"} == set(ALLOWED)
     for path in ROOT.rglob("*.py"):
-        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if room in ("__init__", "__main__"):
+        package = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if package in ("__init__", "__main__"):
             continue
         for module in imports(path):
             if module.startswith("mindone_vq."):
                 imported = module.split(".")[1]
-                assert imported == room or imported in ALLOWED[room], f"{path} imports {module}"
+                assert imported == package or imported in ALLOWED[package], f"{path} imports {module}"
 
 
 def test_the_package_and_the_doctor_start_without_mindspore():

@@ -16,8 +16,8 @@ def make_generators(generator: Generators, batch: int) -> list[np.random.Generat
 
     Args:
         generator: a numpy or a MindSpore generator, a seed, or a list of ``batch`` of these; None: seeded from numpy's
-            global state, which ``mindspore.set_seed`` and ``numpy.random.seed`` set. A generator goes on where it was,
-            so a second call with it draws other numbers.
+            global state, which ``mindspore.set_seed`` and ``numpy.random.seed`` set. A generator advances, so a second
+            call with it draws other numbers.
         batch: number of images.
 
     Raises:

@@ -74,7 +74,7 @@ def check_spacing(name: str) -> None:
 
 
 def _at_share(schedule: TransitionSchedule, part: np.ndarray) -> np.ndarray:
-    """The timesteps at which that part of what is masked in the end is masked."""
+    """The timesteps at which the masked share is that part of the final one."""
     timesteps, shares = np.arange(CLEAN, len(schedule.mask)), np.concatenate(([0.0], schedule.mask))
     if (np.diff(shares) <= 0).any():
         raise ValueError("The masked share must rise with every timestep for a spacing by it; use 'uniform'.")

@@ -52,7 +52,7 @@ def truncation_mask(p_x_0: Tensor, truncation_rate: Tensor) -> Tensor:
 def top_k_mask(p_x_0: Tensor, k: Tensor) -> Tensor:
     """Which classes are among the k likeliest, or as likely as the last of them.
 
-    Of what is less likely than ``NEGLIGIBLE`` none is kept.
+    Classes less likely than ``NEGLIGIBLE`` are not kept.
 
     Args:
         p_x_0: (batch, pixels, classes) float32; sums to 1.
@@ -68,7 +68,7 @@ def top_k_mask(p_x_0: Tensor, k: Tensor) -> Tensor:
 
 
 def _threshold(p: Tensor, weights: Tensor, enough: Tensor, least: Tensor) -> Tensor:
-    """The greatest level such that what lies above it weighs ``enough``, for each row; ``least`` if there is none.
+    """The greatest level above which the weights sum to ``enough``, for each row; ``least`` if there is none.
 
     By bisection of its logarithm, because the weight above a level falls as the level rises: sorting 4096 classes takes
     twice as long on a CPU.
@@ -96,7 +96,7 @@ TRUNCATIONS = {"rate": truncation_mask, "top_k": top_k_mask}
 
 
 def truncated(p_x_0: Tensor, truncation: Optional[str], amount: Tensor) -> Tensor:
-    """p(x_0) with zeros for what is not kept. What is left is not normalised again.
+    """p(x_0) with zeros for the classes that are not kept. It is not normalised again.
 
     Args:
         p_x_0: (batch, pixels, classes) float32; sums to 1.
@@ -109,7 +109,7 @@ def truncated(p_x_0: Tensor, truncation: Optional[str], amount: Tensor) -> Tenso
 
 
 def truncate(log_p_x_0: Tensor, truncation_rate: Tensor) -> Tensor:
-    """log p(x_0) with ``LOG_FLOOR`` for what is not kept. What is left is not normalised again.
+    """log p(x_0) with ``LOG_FLOOR`` for the classes that are not kept. It is not normalised again.
 
     Args:
         log_p_x_0: (batch, pixels, classes) float32.

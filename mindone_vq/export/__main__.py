@@ -43,11 +43,11 @@ def main(arguments: list[str]) -> None:
     kinds = {kind.__name__: kind for kind in CONDITIONS}
     named = read_json(folder / "model_index.json").get("_class_name", mindone_vq.VQDiffusionPipeline.__name__)
     if named not in kinds:
-        raise ValueError(f"{folder} holds a {named}; what can be exported is a {' or a '.join(kinds)}.")
+        raise ValueError(f"{folder} holds a {named}; only a {' or a '.join(kinds)} can be exported.")
     with built_for(options.target or device()):
         pipe = kinds[named].from_pretrained(folder, mindspore_dtype=getattr(ms, options.dtype))
         described = export_pipeline(pipe, options.output, options.batch_size, not options.unguided, options.overwrite)
-    print(f"Wrote {described}, which says what the files beside it are.")
+    print(f"Wrote {described}, which describes the files beside it.")
 
 
 if __name__ == "__main__":

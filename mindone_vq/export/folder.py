@@ -125,7 +125,7 @@ def _write_steps(scheduler: VQDiffusionScheduler, folder: Path) -> dict[str, Any
 
 
 def _write_text(pipe: VQDiffusionPipeline, folder: Path, guided: bool) -> dict[str, Any]:
-    """The tokenizer; guided: and what guidance steers away from, as it enters the condition."""
+    """The tokenizer and, for guidance, the embedding of the null text."""
     pipe.tokenizer.save_pretrained(folder / "tokenizer")
     content: dict[str, Any] = {
         "tokenizer": "tokenizer",

@@ -1,4 +1,4 @@
-"""The text that classifier-free guidance steers away from, where it was learned."""
+"""The learned null text of classifier-free guidance."""
 
 from typing import Optional
 
@@ -15,7 +15,7 @@ class LearnedClassifierFreeSamplingEmbeddings(PretrainedCell):
     """The learned null-text embedding (Improved VQ-Diffusion, arXiv 2205.16007, section 3.1).
 
     Args:
-        learnable: whether there is one; if not, the encoding of the empty prompt takes its place.
+        learnable: whether the embedding was learned; if not, guidance uses the encoding of the empty prompt.
         hidden_size: size of a token embedding.
         length: tokens in a prompt.
 
@@ -37,5 +37,5 @@ class LearnedClassifierFreeSamplingEmbeddings(PretrainedCell):
             self.embeddings = Parameter(initializer("zeros", (length, hidden_size)), name="embeddings")
 
     def extra_tensors(self) -> dict[str, LazyTensor]:
-        """diffusers saves an empty tensor where nothing was learned, and misses it when it is not there."""
+        """diffusers saves an empty tensor where nothing was learned, and needs it for loading."""
         return {} if self.learnable else {"embeddings": LazyTensor.of(np.zeros((0,), np.float32))}

@@ -15,8 +15,8 @@ FUSED_SIZE, FUSED_LARGEST = 16, 512  # heads that the fused kernel takes are mul
 class ScaledDotProductAttention(nn.Cell):
     """Multi-head attention; the one place every attention of this package goes through.
 
-    Where there is a fused kernel, which never writes the scores (arXiv 2205.14135), it takes what has no mask and is of
-    a type and a size that it knows.
+    On a device with a fused kernel, which does not store the scores (arXiv 2205.14135), that is used for inputs without
+    a mask, of a type and size that it supports.
 
     Args:
         heads: number of heads.

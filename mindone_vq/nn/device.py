@@ -51,7 +51,7 @@ def layer_by_layer(weight_bytes: int) -> bool:
 
 
 def groups_of_heads(heads: int, scores: int) -> int:
-    """How many groups of heads attend one after the other where a layer is called by itself.
+    """How many groups of heads attend one after the other where a network runs layer by layer.
 
     There the scores, and the copies that matrix products make of them, are the largest tensors by far where there are
     many pictures or many pixels. Groups take a tenth longer.
@@ -72,7 +72,7 @@ def groups_of_heads(heads: int, scores: int) -> int:
 def built_for(target: str) -> Iterator[None]:
     """Cells made inside take the form they have on ``target``, one of ``TARGETS``, wherever they compute.
 
-    Cells decide when they are made: what was made before stays as it is.
+    A cell decides when it is made; cells made before do not change.
 
     Raises:
         ValueError: another target.

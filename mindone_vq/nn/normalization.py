@@ -151,7 +151,7 @@ class AdaLayerNorm(nn.Cell):
 class SpatialNorm(nn.Cell):
     """Group normalisation modulated by the quantised latents at every position (MoVQ, arXiv 2209.09002)."""
 
-    NUM_GROUPS = 32  # fixed in every published MoVQ decoder, whatever norm_num_groups says
+    NUM_GROUPS = 32  # in every published MoVQ decoder, independent of norm_num_groups
 
     def __init__(self, num_channels: int, latent_channels: int) -> None:
         super().__init__()

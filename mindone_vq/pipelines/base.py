@@ -38,7 +38,7 @@ class ImagePipelineOutput(NamedTuple):
 class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
     """Base of the pipelines. A pipeline's components are its constructor's arguments, and its attributes.
 
-    A component can be exchanged by setting the attribute, or several at once by ``register_modules``; what does not fit
+    A component is exchanged by setting the attribute, several at once by ``register_modules``. One that does not fit
     the others is refused.
     """
 

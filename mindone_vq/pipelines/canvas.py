@@ -1,4 +1,4 @@
-"""Pictures and masks that users bring, as arrays of the size that a model paints; and putting back what it painted."""
+"""Pictures and masks of users as arrays of the model's size, and blending a painted region into its picture."""
 
 from collections.abc import Sequence
 from typing import Union
@@ -19,7 +19,7 @@ def to_pixels(pictures: Pictures, height: int, width: int, name: str = "image") 
 
     Args:
         pictures: PIL pictures, or arrays (H, W), (H, W, channels) or a batch of such, uint8 or float in [0, 1].
-        height, width: what other sizes are resized to, with a warning.
+        height, width: pictures of another size are resized, with a warning.
         name: of the argument, for errors.
 
     Raises:
@@ -29,9 +29,9 @@ def to_pixels(pictures: Pictures, height: int, width: int, name: str = "image") 
 
 
 def to_mask(masks: Pictures, height: int, width: int, name: str = "mask") -> np.ndarray:
-    """Masks of any size and mode -> (batch, height, width) booleans: what is white, 1 or True is to be painted.
+    """Masks of any size and mode -> (batch, height, width) booleans: white, 1 and True mark the region to paint.
 
-    Integers that are all 0 or 1 are taken for no and yes, not for two shades of black.
+    Integers that are all 0 or 1 are taken as booleans, not as two shades of black.
     """
     if isinstance(masks, np.ndarray) and masks.ndim == 3 and masks.shape[-1] not in CHANNELS:
         masks = list(masks)
@@ -74,7 +74,7 @@ def blended(original: np.ndarray, painted: np.ndarray, mask: np.ndarray, reach: 
 
 
 def place(picture: Image.Image, width: int, height: int, left: int, top: int) -> tuple[Image.Image, Image.Image]:
-    """A canvas for outpainting: the picture with its corner at (left, top), and the mask of what is around it.
+    """A canvas for outpainting: the picture with its corner at (left, top), and the mask of the region around it.
 
     Raises:
         ValueError: the picture would stick out.
@@ -138,7 +138,7 @@ def _fitted(picture: Image.Image, height: int, width: int, name: str, how: int =
 
 
 def _spread(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Fills what is not known smoothly from what is, by averages over ever larger squares (pull-push)."""
+    """Fills unknown pixels smoothly from the known ones, by averages over ever larger squares (pull-push)."""
     if known.all() or not known.any():
         return values
     height, width = known.shape

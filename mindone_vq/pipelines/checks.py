@@ -1,4 +1,4 @@
-"""The arguments of a pipeline, checked before any work: each error names what was given and what to give."""
+"""Checks of the components and arguments of a pipeline, made before any work."""
 
 from collections.abc import Sequence
 from typing import Any, Optional, Union

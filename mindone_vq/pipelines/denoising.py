@@ -203,7 +203,7 @@ class Denoiser:
         Args:
             condition: text embeddings (batch, length, dim), or classes (batch,); anything (batch,) for a network that
                 has no condition. With ``weights``, the first condition of every picture, then the second, ...
-            null_condition: what guidance steers away from, of the same shape; None: no guidance.
+            null_condition: of the same shape; None: no guidance.
             weights: of several conditions of each picture.
         """
         count = len(weights) or 1

@@ -1,7 +1,7 @@
-"""Pictures that are there already, changed: VQDiffusionInpaintPipeline and VQDiffusionImg2ImgPipeline.
+"""Editing of pictures: VQDiffusionInpaintPipeline and VQDiffusionImg2ImgPipeline.
 
-Both have the components of a VQDiffusionPipeline, and load its folders; ``VQDiffusionInpaintPipeline.from_pipe(pipe)``
-is one over the weights of a pipeline that is there.
+Both have the components of a VQDiffusionPipeline and load its folders. ``VQDiffusionInpaintPipeline.from_pipe(pipe)``
+makes one that shares the weights of another pipeline.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ from mindone_vq.pipelines.text_to_image import Prompt, Texts, VQDiffusionPipelin
 
 
 class EditingPipeline(VQDiffusionPipeline):
-    """What the two have in common."""
+    """The base of both."""
 
     index_name = VQDiffusionPipeline.__name__
 
@@ -53,7 +53,7 @@ class EditingPipeline(VQDiffusionPipeline):
 
 
 class VQDiffusionInpaintPipeline(EditingPipeline):
-    """Paints a part of a picture anew, as a prompt says."""
+    """Inpainting and outpainting: generates a part of a picture from a prompt."""
 
     def __call__(
         self,
@@ -105,7 +105,7 @@ class VQDiffusionInpaintPipeline(EditingPipeline):
 
 
 class VQDiffusionImg2ImgPipeline(EditingPipeline):
-    """Changes a picture as a whole, as much as is asked for."""
+    """Image to image: changes a whole picture, more or less strongly."""
 
     def __call__(self, image: Pictures, prompt: Prompt, strength: float = 0.8, **options: Any) -> ImagePipelineOutput:
         """Generates from ``image`` made noisy.
@@ -113,9 +113,9 @@ class VQDiffusionImg2ImgPipeline(EditingPipeline):
         Args:
             image: as ``VQDiffusionInpaintPipeline`` takes it.
             prompt: what to show.
-            strength: the part of the chain that is gone through, from the noise that belongs to it: 0 gives what the
-                VQ-VAE makes of the image, 1 what the prompt alone gives. Between, the sampler "ancestral" also replaces
-                codes that contradict the prompt; the others change masked codes alone.
+            strength: the share of the steps that are run, from the picture with the noise of the first of them. 0
+                reconstructs the picture with the VQ-VAE; 1 is text to image. Between, the sampler "ancestral" also
+                replaces codes that contradict the prompt; the others only change masked codes.
             options: the other arguments of ``VQDiffusionPipeline``; ``latents`` only with a strength of 1.
 
         Raises:
@@ -128,7 +128,7 @@ class VQDiffusionImg2ImgPipeline(EditingPipeline):
 
         Args:
             image, strength: as in a call.
-            options: likewise, but for ``guidance_scale`` and what has to do with prompts.
+            options: as in a call, without ``guidance_scale`` and the arguments about prompts.
         """
         null = one_each(self.null_texts(), len(to_pixels(image, *self.size)))
         text = {"prompt": null} if isinstance(null, list) else {"prompt_embeds": Tensor(null, ms.float32)}

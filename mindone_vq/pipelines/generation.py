@@ -1,4 +1,4 @@
-"""A call of a pipeline, and what is done around its steps."""
+"""The checked arguments of a call, its callbacks, and the codes that inpainting holds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -23,18 +23,18 @@ OWN_OPTIONS = ("mindspore_dtype", "variant", "use_safetensors")
 
 
 class PretrainedPipeline(SaveMixin):
-    """Base of the pipelines: what has to do with files.
+    """Base of the pipelines: loading and saving.
 
     ``component_classes`` gives each component's class, and the library that model_index.json names for it.
 
     Attributes:
-        default_settings: what a call uses where it is not given ``guidance_scale`` or ``truncation_rate``. They are the
-            model's own, from model_index.json, which diffusers passes over; without them ``PUBLISHED_SETTINGS``.
-        name_or_path: what ``from_pretrained`` was given; None for a pipeline made of its components.
+        default_settings: the ``guidance_scale`` and ``truncation_rate`` of a call that is not given them: the model's
+            own, from an entry of model_index.json that diffusers ignores, or else ``PUBLISHED_SETTINGS``.
+        name_or_path: the source given to ``from_pretrained``; None for a pipeline made of its components.
     """
 
     component_classes: dict[str, tuple[str, type]] = {}
-    index_name: Optional[str] = None  # what model_index.json calls it, if not by the name of its class
+    index_name: Optional[str] = None  # the name in model_index.json, if not that of the class
     default_settings: dict[str, float]
     name_or_path: Optional[str] = None
 

@@ -1,4 +1,4 @@
-"""Methods of diffusers' pipelines that set what PyTorch needs to be told. Here they do nothing, and say so once."""
+"""Methods of diffusers' pipelines that configure PyTorch. Here they do nothing, and log that once."""
 
 from typing import Any, Callable
 

@@ -108,13 +108,12 @@ class VQDiffusionPipeline(DiffusionPipeline):
 
         Args:
             prompt: what to show; a list gives a batch; a list of (prompt, weight) composes them into one picture, each
-                with its share in guidance. Left out where ``prompt_embeds`` is given.
+                with its share in guidance. Not given together with ``prompt_embeds``.
             num_inference_steps: 1 to the timesteps of training; fewer are spread over the whole range. Samplers other
                 than "ancestral" may take more.
-            guidance_scale: how far from the null text to go; guidance is on above 1, and off from 0 to 1. None: the
-                model's setting, 5 where it has none.
+            guidance_scale: of classifier-free guidance, which is on above 1. None: the model's setting, by default 5.
             truncation_rate: share of the probability kept at each pixel, (0, 1]; 1 keeps all. None: the model's
-                setting, 1 where it has none.
+                setting, by default 1.
             num_images_per_prompt: pictures of each prompt, next to each other in the result.
             generator: a numpy or a MindSpore generator, or a seed; a list of them gives each picture its own. None:
                 from numpy's global state, so ``mindspore.set_seed`` makes calls repeatable.
@@ -127,14 +126,13 @@ class VQDiffusionPipeline(DiffusionPipeline):
             negative_prompt: steer away from this instead of the null text.
             prompt_embeds, negative_prompt_embeds: from ``encode_prompt``: (batch, length, hidden_size), every
                 token of length 1, one for each prompt.
-            sampler: how a step is drawn: "ancestral", the chain itself; or, heuristics for few steps, "purity",
-                "confidence" or "halton"; or one of their classes in ``mindone_vq.diffusion.samplers``, with other
-                settings.
-            spacing: which timesteps: "uniform"; "masked", evenly in the share of masked pixels; or "cosine", "square",
-                "cubic", few pixels first and many in the end.
-            top_k: keep so many of the likeliest classes at each pixel, instead of ``truncation_rate``.
-            guidance_schedule: "constant"; "linear": guidance grows from none to ``guidance_scale`` along the chain;
-                (low, high): only where t / T lies between, 1 is all masked.
+            sampler: how a step is drawn: "ancestral", the reverse process itself; or the heuristics for few steps,
+                "purity", "confidence" and "halton"; or an object of their classes in ``mindone_vq.diffusion.samplers``.
+            spacing: of the timesteps: "uniform"; "masked", evenly in the share of masked pixels; or "cosine", "square"
+                and "cubic", which unmask few pixels at first and many at the end.
+            top_k: number of likeliest classes kept at each pixel, instead of ``truncation_rate``.
+            guidance_schedule: "constant"; "linear", from no guidance at the first step to ``guidance_scale`` at the
+                last; or an interval (low, high) of t / T outside of which there is no guidance (1 is all masked).
 
         Returns:
             An ``ImagePipelineOutput``, which is also the tuple ``(images,)``.
@@ -158,7 +156,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         prompt_embeds: Optional[Tensor] = None,
         negative_prompt_embeds: Optional[Tensor] = None,
     ) -> tuple[Tensor, Optional[Tensor]]:
-        """Embeddings of the prompts and of what guidance steers away from (None without guidance).
+        """Embeddings of the prompts and of the null texts, for guidance (None without guidance).
 
         Returns:
             Both (prompts * num_images_per_prompt, length, hidden_size), tokens of length 1.
@@ -173,7 +171,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         """Checks the arguments of a call.
 
         Args:
-            options: those of ``__call__``; what is left out has its default.
+            options: those of ``__call__``; missing ones have their defaults.
 
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
@@ -197,7 +195,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
     # Text embeddings are small and made once a call: they stay numpy arrays, float32, until the steps need them.
 
     def encode_texts(self, texts: "Texts") -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Embeddings of the prompts, and of what guidance steers away from; both as in ``encode_prompt``."""
+        """Embeddings of the prompts and of the null texts, as in ``encode_prompt``."""
         embeddings = self._embedded(texts.own).repeat(texts.images_each, axis=0)
         if texts.null is None:
             return embeddings, None
@@ -212,7 +210,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         prompt_embeds: Optional[Tensor],
         negative_prompt_embeds: Optional[Tensor],
     ) -> tuple[PromptsOrEmbeddings, Optional[PromptsOrEmbeddings]]:
-        """The prompts, and what guidance steers away from: one for all or one for each; None without guidance."""
+        """The prompts, and the null texts: one for all or one for each; None without guidance."""
         own, null = self._given(prompt, prompt_embeds, "prompt"), None
         if negative_prompt is not None or negative_prompt_embeds is not None:
             null = self._given(negative_prompt, negative_prompt_embeds, "negative_prompt")
@@ -225,7 +223,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         return own, self.null_texts() if null is None else null
 
     def null_texts(self) -> PromptsOrEmbeddings:
-        """What guidance steers away from by default: the learned embeddings, or the empty prompt."""
+        """The default null text: the learned embeddings, or the empty prompt."""
         learned = self.learned_classifier_free_sampling_embeddings
         return to_float32(learned.embeddings)[None] if learned.learnable else [""]
 
@@ -279,7 +277,7 @@ class Texts:
     """What a call is to show.
 
     Attributes:
-        own, null: the prompts, and what guidance steers away from (None: no guidance).
+        own, null: the prompts and the null texts, which guidance steers away from (None: no guidance).
         images_each: pictures of each prompt.
         weights: of prompts that are composed into one picture; empty: each prompt has its own pictures.
     """
@@ -291,7 +289,7 @@ class Texts:
 
 
 def one_each(texts: PromptsOrEmbeddings, count: int) -> PromptsOrEmbeddings:
-    """``count`` texts, where there is one for all or one for each."""
+    """``count`` texts, from one for all or one for each."""
     if len(texts) == count:
         return texts
     return texts.repeat(count, axis=0) if isinstance(texts, np.ndarray) else list(texts) * count

@@ -111,6 +111,20 @@ def test_callbacks_see_every_step_and_may_change_the_codes(tiny):
     assert also_seen == list(range(10))
 
 
+def test_calls_that_share_a_scheduler_do_not_disturb_each_other(tiny):
+    other = VQDiffusionPipeline.from_pipe(tiny)
+    assert other.scheduler is tiny.scheduler
+    alone, inner = codes(tiny), codes(tiny, num_inference_steps=3, generator=5)
+    seen = []
+
+    def call_the_other(*_):
+        seen.append(codes(other, num_inference_steps=3, generator=5))
+
+    assert np.array_equal(codes(tiny, callback=call_the_other), alone)
+    assert len(seen) == 5 and all(np.array_equal(each, inner) for each in seen)
+    assert len(tiny.scheduler.timesteps) == 10  # as it was
+
+
 def test_given_latents_are_where_the_chain_starts(tiny):
     start = np.full((2, 36), 12)
     assert np.array_equal(codes(tiny, latents=start), codes(tiny))
