@@ -91,10 +91,9 @@ class GuidedStep(nn.Cell):
         uniforms: Tensor,
     ) -> Tensor:
         """As ``DenoisingStep``; context: from ``ContextStack``; uniforms: (batch, pixels)."""
-        layers = []
+        layers = ()  # tuples: a list in a graph is an operation of its own, which Ascend does not have
         for i in range(self.layers):
-            modulations = [self.tables[i, j] for j in range(self.norms)]
-            layers.append((modulations, [context[i, j] for j in range(context.shape[1])]))
+            layers += ((entries(self.tables[i], self.norms), entries(context[i], context.shape[1])),)
         sampling = (truncation_rate, coefficients, uniforms.expand_dims(0), self.is_known)
         return self.step(x_t, timestep, layers, guidance_scale, *sampling)
 
@@ -122,6 +121,14 @@ class UnconditionalStep(GuidedStep):
     ) -> Tensor:
         no_context = ops.zeros((self.layers, 0), ms.float32)
         return super().construct(x_t, timestep, no_context, coefficients, self.no_guidance, truncation_rate, uniforms)
+
+
+def entries(stacked: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The tensors along the first axis."""
+    result = ()
+    for i in range(count):
+        result += (stacked[i],)
+    return result
 
 
 def text_length(pipe: VQDiffusionPipeline) -> int:

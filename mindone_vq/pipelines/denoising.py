@@ -139,9 +139,12 @@ class DenoisingStep(nn.Cell):
         return self.sample(logits, x_t, truncation_amount, parameters, uniforms, is_known)
 
 
-def at_timestep(modulations: Tensors, timestep: Tensor) -> list[Tensor]:
+def at_timestep(modulations: Tensors, timestep: Tensor) -> Tensors:
     """The rows of one timestep: (T, 2 * dim) each -> (1, 2 * dim) each."""
-    return [ops.gather(each, timestep, 0) for each in modulations]
+    rows = ()
+    for each in modulations:
+        rows += (ops.gather(each, timestep, 0),)
+    return rows
 
 
 class Layer(nn.Cell):
