@@ -64,7 +64,10 @@ class ContextStack(nn.Cell):
 
     def construct(self, condition: Tensor) -> Tensor:
         """condition: as ``BasicTransformerBlock.context`` takes it -> (layers, tensors of a layer, ...)."""
-        return ops.stack([ops.stack(block.context(condition)) for block in self.blocks])
+        layers = ()  # a tuple: a list in a graph is an operation of its own, which Ascend does not have
+        for block in self.blocks:
+            layers += (ops.stack(block.context(condition)),)
+        return ops.stack(layers)
 
 
 class GuidedStep(nn.Cell):
@@ -91,7 +94,7 @@ class GuidedStep(nn.Cell):
         uniforms: Tensor,
     ) -> Tensor:
         """As ``DenoisingStep``; context: from ``ContextStack``; uniforms: (batch, pixels)."""
-        layers = ()  # tuples: a list in a graph is an operation of its own, which Ascend does not have
+        layers = ()
         for i in range(self.layers):
             layers += ((entries(self.tables[i], self.norms), entries(context[i], context.shape[1])),)
         sampling = (truncation_rate, coefficients, uniforms.expand_dims(0), self.is_known)

@@ -194,7 +194,7 @@ GRAPHS: dict[str, tuple[Compile, tuple[ms.Type, ...]]] = {
         for sampler in SAMPLERS
         if sampler != "ancestral"
     },
-    "text encoder, guided denoising step and decoder as exported": (export, BOTH),
+    "text encoder, context, guided denoising step and decoder as exported": (export, BOTH),
     "denoising step of classes, guided": (denoise_classes(5.0), BOTH),
     "denoising step of classes, not guided": (denoise_classes(1.0), BOTH),
     "denoising step, unconditional": (denoise_unconditional, BOTH),
