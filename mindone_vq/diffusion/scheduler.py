@@ -86,7 +86,7 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
     def steps(
         self, num_inference_steps: int, sampler: Union[str, Sampler] = "ancestral", spacing: str = "uniform"
     ) -> list[Step]:
-        """The steps of a reverse process, the noisiest first; the scheduler stays as it is.
+        """The steps of a reverse process, the noisiest first; the scheduler does not change.
 
         Args:
             num_inference_steps: at least 1; more than the timesteps of training only where the sampler is a heuristic.
@@ -272,7 +272,7 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         """Draws x_t from q(x_t | x_s): back to the noise of an earlier step (equation 7).
 
         Args:
-            x_s: (batch, pixels) integers; a mask stays one.
+            x_s: (batch, pixels) integers; masks are kept.
             s, t: timesteps, rounded to whole ones; where these are equal nothing changes. s may be -1.
             generator: as ``add_noise`` takes it.
 
@@ -288,7 +288,7 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         return Tensor(np.where(codes == self.mask_class, codes, changed).astype(np.int32))
 
     def _forward(self, codes: np.ndarray, keep: Any, mask: Any, generator: Generators) -> Tensor:
-        """Each code stays with probability ``keep``, is masked with ``mask``, else any code takes its place."""
+        """Keeps each code with probability ``keep``, masks it with ``mask``, or else replaces it by a random code."""
         batch, pixels = codes.shape
         generators = make_generators(generator, batch)
         generators = generators * batch if len(generators) == 1 else generators

@@ -233,6 +233,6 @@ class VQModel(PretrainedCell):
 
 
 class GumbelVQModel(VQModel):
-    """A VQ-VAE whose encoder names codes by ``GumbelQuantizer``: the codec of COCO, CUB and Conceptual Captions."""
+    """A VQ-VAE with a ``GumbelQuantizer``: that of COCO, CUB and Conceptual Captions."""
 
     quantizer_class = GumbelQuantizer

@@ -19,14 +19,14 @@ NOT_NEEDED = {
     "enable_vae_slicing": SLICING,
     "disable_vae_slicing": SLICING,
 }
-_said: set[str] = set()
+_logged: set[str] = set()
 
 
 def _does_nothing(name: str) -> Callable[..., None]:
     def method(self: Any, *_: Any, **__: Any) -> None:
-        if name not in _said:
+        if name not in _logged:
             logger.info("%s() does nothing: %s.", name, NOT_NEEDED[name])
-            _said.add(name)
+            _logged.add(name)
 
     method.__name__ = name
     method.__doc__ = f"Does nothing: {NOT_NEEDED[name]}."

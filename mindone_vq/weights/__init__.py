@@ -1,1 +1,1 @@
-"""The only room that knows file formats: where weights lie, how they are named, how a cell gets them."""
+"""File formats: finding, reading, naming and writing weights. No other package knows them."""
