@@ -5,8 +5,8 @@
 Every case is a picture of two shapes side by side or one above the other. The mask covers the half of the second
 shape, and the prompt asks for a shape of another colour and kind there: it contradicts what the mask covers. The
 picture that comes back has to show, for the oracle, the first shape as it was and the new one in its place; outside
-the mask every pixel has to be the original's. Also reported: what the same pictures show when the prompt contradicts the
-half that is kept, where nothing but the picture can be obeyed.
+the mask every pixel has to be the original's. Also reported: what the same pictures show when the prompt contradicts
+the half that is kept, where only the picture can be followed.
 """
 
 import argparse

@@ -4,9 +4,9 @@
 
 36 layers 1408 wide, float32, beside diffusers in PyTorch. Loading is from_pretrained of a folder with random weights,
 5.4 GB, as safetensors and as PyTorch's .bin; then every weight is read once, because diffusers only maps the file into
-memory. Resident memory has the pages of mapped files, as far as they were read, though the system can take those back:
-what it cannot is reported too (the greatest of samples, one every 5 ms). Every row is a process of its own, one after the
-other. Needs 11 GB of disk.
+memory. Resident memory includes the pages of mapped files that were read, which the system can take back; the rest is
+reported too (the greatest of samples, one every 5 ms). Every row is a process of its own, one after the other. Needs
+11 GB of disk.
 """
 
 import argparse
