@@ -18,7 +18,6 @@ from mindone_vq.diffusion.truncation import truncate
 from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
 from mindone_vq.models.transformer import Transformer2DModel
 from mindone_vq.models.vq_model import VQModel
-from mindone_vq.nn.normalization import unit_length
 from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput, shared_arguments
 from mindone_vq.pipelines.checks import check_embeddings, check_prompt, check_text_components, check_weights
 from mindone_vq.pipelines.generation import Call
@@ -248,7 +247,8 @@ class VQDiffusionPipeline(DiffusionPipeline):
         ids = ids.input_ids.astype(np.int32)
         if isinstance(self.text_encoder, CLIPTextModel):
             return self._graphs.get(TextEncoding, self.text_encoder, name="text encoder")(Tensor(ids)).asnumpy()
-        return unit_length(Tensor(self.text_encoder(ids))).asnumpy()
+        hidden = self.text_encoder(ids)  # mindnlp replaces methods of Tensor, so the rest is done by numpy
+        return hidden / np.linalg.norm(hidden, axis=-1, keepdims=True)
 
     def truncate(self, log_p_x_0: Tensor, truncation_rate: float) -> Tensor:
         """Truncation sampling as the steps apply it; see ``mindone_vq.diffusion.guidance.truncate``.

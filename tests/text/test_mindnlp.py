@@ -23,12 +23,12 @@ from mindone_vq.text.foreign import MindNLPTextEncoder
 
 ours = VQDiffusionPipeline.from_pretrained(MODEL)
 settings = dict(num_inference_steps=20, generator=0, output_type="np", **SETTINGS)
-expected = ours._embed({PROMPTS!r})
+expected = ours.encode_prompt({PROMPTS!r}, 1, False)[0].asnumpy()
 picture = ours({PROMPTS[0]!r}, **settings)[0]
 from mindnlp.transformers import CLIPTextModel
 theirs = VQDiffusionPipeline.from_pretrained(MODEL, text_encoder=CLIPTextModel.from_pretrained(MODEL / "text_encoder"))
 assert isinstance(theirs.text_encoder, MindNLPTextEncoder)
-np.savez(sys.argv[1], ours=expected, theirs=theirs._embed({PROMPTS!r}),
+np.savez(sys.argv[1], ours=expected, theirs=theirs.encode_prompt({PROMPTS!r}, 1, False)[0].asnumpy(),
          our_picture=picture, their_picture=theirs({PROMPTS[0]!r}, **settings)[0],
          loaded=MindNLPTextEncoder.from_pretrained(MODEL / "text_encoder")(np.full((1, 12), 590)))
 """
