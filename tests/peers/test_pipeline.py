@@ -174,7 +174,7 @@ def test_it_says_where_it_runs(pipe):
     ],
 )
 def test_what_saves_memory_in_pytorch_changes_no_picture(switch, pipe, drawn, caplog, monkeypatch):
-    monkeypatch.setattr(pytorch_only, "_said", set())
+    monkeypatch.setattr(pytorch_only, "_logged", set())
     caplog.set_level("INFO", "mindone_vq")
     getattr(pipe, switch)()
     getattr(pipe, switch)()
