@@ -11,7 +11,7 @@ from mindspore import Tensor
 import mindone_vq
 from mindone_vq.diffusion.schedule import CLEAN
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
-from mindone_vq.export.graphs import CONDITIONS, graphs_of, text_length
+from mindone_vq.export.graphs import CONDITIONS, graphs_of
 from mindone_vq.export.mindir import write_mindir
 from mindone_vq.nn.device import device
 from mindone_vq.pipelines.base import DiffusionPipeline
@@ -129,7 +129,7 @@ def _write_text(pipe: VQDiffusionPipeline, folder: Path, guided: bool) -> dict[s
     pipe.tokenizer.save_pretrained(folder / "tokenizer")
     content: dict[str, Any] = {
         "tokenizer": "tokenizer",
-        "length": text_length(pipe),
+        "length": pipe.text_length,
         "begin_token_id": pipe.tokenizer.bos_token_id,
         "end_token_id": pipe.tokenizer.eos_token_id,
         "padding_token_id": pipe.tokenizer.pad_token_id,

@@ -134,14 +134,9 @@ def entries(stacked: Tensor, count: int) -> tuple[Tensor, ...]:
     return result
 
 
-def text_length(pipe: VQDiffusionPipeline) -> int:
-    """Tokens in a prompt, as the pipeline pads and cuts it."""
-    return min(pipe.tokenizer.model_max_length, pipe.text_encoder.max_length)
-
-
 def text_condition(pipe: VQDiffusionPipeline, rows: int) -> Tensor:
     """Text embeddings: (rows, length, dim)."""
-    return _zeros(rows, text_length(pipe), pipe.transformer.config.cross_attention_dim, dtype=pipe.transformer.dtype)
+    return _zeros(rows, pipe.text_length, pipe.transformer.config.cross_attention_dim, dtype=pipe.transformer.dtype)
 
 
 def class_condition(pipe: ClassToImagePipeline, rows: int) -> Tensor:
@@ -187,7 +182,7 @@ def text_encoder(pipe: VQDiffusionPipeline, batch_size: int) -> Graph:
     encoder = pipe.text_encoder
     if not isinstance(encoder, CLIPTextModel):
         raise TypeError(f"text_encoder is a {type(encoder).__name__}; only a CLIPTextModel of mindone_vq is exported.")
-    inputs = {"input_ids": _zeros(batch_size, text_length(pipe), dtype=ms.int32)}
+    inputs = {"input_ids": _zeros(batch_size, pipe.text_length, dtype=ms.int32)}
     return Graph("text_encoder", TextEncoding(encoder), inputs, "text_embeddings")
 
 

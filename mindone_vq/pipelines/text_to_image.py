@@ -179,9 +179,9 @@ class VQDiffusionPipeline(DiffusionPipeline):
         options = {**DEFAULTS, **options}
         images_each = options["num_images_per_prompt"]
         check_positive_integer(images_each, "num_images_per_prompt")
-        if options["guidance_scale"] is None:
-            options["guidance_scale"] = self.default_settings["guidance_scale"]
         guidance_scale = options["guidance_scale"]
+        if guidance_scale is None:
+            guidance_scale = self.default_settings["guidance_scale"]
         check_number(guidance_scale, "guidance_scale")
         prompt, weights = check_weights(options["prompt"], guidance_scale)
         embeds = options["prompt_embeds"], options["negative_prompt_embeds"]
@@ -191,10 +191,8 @@ class VQDiffusionPipeline(DiffusionPipeline):
         batch = images_each * (1 if weights else len(own))
         return self.prepare(batch, **shared_arguments(options)), Texts(own, null, images_each, tuple(weights))
 
-    # Text embeddings are small and made once a call: they stay numpy arrays, float32, until the steps need them.
-
     def encode_texts(self, texts: "Texts") -> tuple[np.ndarray, Optional[np.ndarray]]:
-        """Embeddings of the prompts and of the null texts, as in ``encode_prompt``."""
+        """Embeddings of the prompts and of the null texts, as ``encode_prompt`` gives them, as numpy arrays."""
         embeddings = self._embedded(texts.own).repeat(texts.images_each, axis=0)
         if texts.null is None:
             return embeddings, None
@@ -233,18 +231,26 @@ class VQDiffusionPipeline(DiffusionPipeline):
         check_embeddings(embeds, self.text_encoder.hidden_size, f"{name}_embeds")
         return to_float32(embeds)
 
+    @property
+    def text_length(self) -> int:
+        """Tokens in a prompt, padded or cut."""
+        return min(self.tokenizer.model_max_length, self.text_encoder.max_length)
+
+    def tokenize(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids, padded and cut: (texts, text_length) int32."""
+        options = dict(padding="max_length", truncation=True, max_length=self.text_length, return_tensors="np")
+        return self.tokenizer(list(texts), **options).input_ids.astype(np.int32)
+
     def _embedded(self, texts: PromptsOrEmbeddings) -> np.ndarray:
         """Embeddings of the tokens of each text, every token scaled to length 1."""
         if isinstance(texts, np.ndarray):
             return texts
-        length = min(self.tokenizer.model_max_length, self.text_encoder.max_length)
         for text in texts:
             ids = self.tokenizer.encode(text)
-            if len(ids) > length:
-                cut = self.tokenizer.decode(ids[length - 1 : -1])
-                logger.warning("A prompt has %d tokens, %d fit; this was cut off: %r", len(ids), length, cut)
-        ids = self.tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="np")
-        ids = ids.input_ids.astype(np.int32)
+            if len(ids) > self.text_length:
+                cut = self.tokenizer.decode(ids[self.text_length - 1 : -1])
+                logger.warning("A prompt has %d tokens, %d fit; this was cut off: %r", len(ids), self.text_length, cut)
+        ids = self.tokenize(texts)
         if isinstance(self.text_encoder, CLIPTextModel):
             return self._graphs.get(TextEncoding, self.text_encoder, name="text encoder")(Tensor(ids)).asnumpy()
         hidden = self.text_encoder(ids)  # mindnlp replaces methods of Tensor, so the rest is done by numpy

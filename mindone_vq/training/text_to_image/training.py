@@ -34,21 +34,13 @@ class TextToImageTraining(Training):
         size = pipe.transformer.height * pipe.vqvae.downscale
         self.codes, kept = cached_codes(self.dataset, pipe.vqvae, size, settings.output / "cache", devices)
         captions = [self.dataset.captions[i] for i in kept]
-        self.ids, self.empty_ids = self._tokenize(captions), self._tokenize([""])[0]
+        self.ids, self.empty_ids = self.pipe.tokenize(captions), self.pipe.tokenize([""])[0]
         self.prompts = list(settings.preview_prompts) or list(dict.fromkeys(captions))[:4]
         self.order = Order(len(self.codes), settings.batch_size, settings.seed)
         self.timesteps = TimestepSampler(self.num_timesteps, settings.importance_sampling)
         self.updates = Updates(self._loss(), self._trained(), settings, devices)
         self._buckets = min(BUCKETS, self.num_timesteps)
         self._bucket_sums, self._bucket_counts = np.zeros(self._buckets), np.zeros(self._buckets)
-
-    def _tokenize(self, captions: list[str]) -> np.ndarray:
-        """Token ids as the pipeline makes them, (captions, length) int32."""
-        length = min(self.pipe.tokenizer.model_max_length, self.pipe.text_encoder.max_length)
-        ids = self.pipe.tokenizer(
-            captions, padding="max_length", truncation=True, max_length=length, return_tensors="np"
-        ).input_ids
-        return ids.astype(np.int32)
 
     def _loss(self) -> TextToImageLoss:
         pipe, settings = self.pipe, self.settings
