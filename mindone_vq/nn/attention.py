@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.nn.device import fused_attention
-from mindone_vq.nn.linear import Weights, layer_weights, linear
+from mindone_vq.nn.linear import Weights, joined, layer_weights, linear, padded_inputs, padded_outputs, scaled
 from mindone_vq.nn.normalization import GroupNorm, SpatialNorm
 
 FUSED_SIZE, FUSED_LARGEST = 16, 512  # heads that the fused kernel takes are multiples of the first up to the second
@@ -37,34 +37,71 @@ class ScaledDotProductAttention(nn.Cell):
         Returns:
             (batch, queries, heads * head_dim), the type of ``value``.
         """
-        fits = value.dtype != ms.float32 and query.shape[-1] <= self.heads * FUSED_LARGEST
-        if self.has_fused_kernel and mask is None and fits:
-            return self._fused(query, key, value)
-        batch, queries, width = query.shape
-        head_dim = width // self.heads
-        query, key, value = [self._heads(each).transpose(0, 2, 1, 3) for each in (query, key, value)]
-        scores = ops.BatchMatMul(transpose_b=True)(query * head_dim**-0.5, key)  # (batch, heads, queries, keys)
+        width = query.shape[-1]
+        query = query * (width // self.heads) ** -0.5
+        if mask is not None:
+            return self._written(*[self._heads_first(each) for each in (query, key, value)], mask)
+        output = self.attend(self.split(query), self.split(key), self.split(value))
+        if output.shape[-1] == width:
+            return output
+        return self._heads(output)[..., : width // self.heads].reshape(query.shape)
+
+    def is_fused(self, width: int, dtype: ms.Type) -> bool:
+        """Whether inputs without a mask go through the fused kernel; width: heads * head_dim."""
+        return self.has_fused_kernel and dtype != ms.float32 and width <= self.heads * FUSED_LARGEST
+
+    def missing(self, width: int, dtype: ms.Type) -> int:
+        """How many zeros each head needs at its end, which change nothing."""
+        return -(width // self.heads) % FUSED_SIZE if self.is_fused(width, dtype) else 0
+
+    def split(self, x: Tensor) -> Tensor:
+        """(batch, tokens, heads * head_dim) -> the heads as ``attend`` takes them."""
+        if not self.is_fused(x.shape[-1], x.dtype):
+            return self._heads_first(x)
+        missing = self.missing(x.shape[-1], x.dtype)
+        return ops.pad(self._heads(x), (0, missing)) if missing else self._heads(x)
+
+    def split_qkv(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch, tokens, 3 * heads * head_dim) -> the heads of queries, keys and values."""
+        batch, tokens, width = qkv.shape
+        head_dim = width // 3 // self.heads
+        if self.is_fused(width // 3, qkv.dtype):
+            return ops.split(qkv.reshape(batch, tokens, 3 * self.heads, head_dim), self.heads, 2)
+        heads = qkv.reshape(batch, tokens, 3, self.heads, head_dim).transpose(2, 0, 3, 1, 4)
+        query, key, value = ops.split(heads.reshape(3 * batch, self.heads, tokens, head_dim), batch, 0)
+        return query, key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention without a mask.
+
+        Args:
+            query, key, value: from ``split`` or ``split_qkv``; the product of queries and keys is scaled before.
+
+        Returns:
+            (batch, queries, heads * head_dim).
+        """
+        if not self.is_fused(query.shape[-1] * self.heads, query.dtype):
+            return self._written(query, key, value)
+        output = ops.flash_attention_score(query, key, value, self.heads, input_layout="BSND")
+        return output.reshape(*output.shape[:2], -1)
+
+    def _written(self, query: Tensor, key: Tensor, value: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+        """The heads are the second axis."""
+        scores = ops.BatchMatMul(transpose_b=True)(query, key)  # (batch, heads, queries, keys)
         scores = scores.astype(ms.float32)
         if mask is not None:
             scores = scores + mask
         weights = ops.softmax(scores, axis=-1).astype(value.dtype)
         output = ops.BatchMatMul()(weights, value)  # (batch, heads, queries, head_dim)
-        return output.transpose(0, 2, 1, 3).reshape(batch, queries, width)
-
-    def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The kernel takes heads of a multiple of ``FUSED_SIZE``; zeros at their ends change nothing."""
-        head_dim = query.shape[-1] // self.heads
-        missing = -head_dim % FUSED_SIZE
-        query, key, value = [ops.pad(self._heads(each), (0, missing)) for each in (query, key, value)]
-        output = ops.flash_attention_score(
-            query, key, value, self.heads, scalar_value=head_dim**-0.5, input_layout="BSND"
-        )
-        return output[..., :head_dim].reshape(*output.shape[:2], -1)
+        return output.transpose(0, 2, 1, 3).reshape(output.shape[0], output.shape[2], -1)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(batch, tokens, heads * head_dim) -> (batch, tokens, heads, head_dim)."""
-        batch, tokens, width = x.shape
-        return x.reshape(batch, tokens, self.heads, width // self.heads)
+        return x.reshape(x.shape[0], x.shape[1], self.heads, -1)
+
+    def _heads_first(self, x: Tensor) -> Tensor:
+        """(batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim)."""
+        return self._heads(x).transpose(0, 2, 1, 3)
 
 
 class Attention(nn.Cell):
@@ -88,7 +125,7 @@ class Attention(nn.Cell):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.attend = ScaledDotProductAttention(heads)
+        self.attend, self.is_self_attention = ScaledDotProductAttention(heads), cross_attention_dim is None
         context_dim = query_dim if cross_attention_dim is None else cross_attention_dim
         self.to_q = nn.Dense(query_dim, heads * dim_head, has_bias=bias)
         self.to_k = nn.Dense(context_dim, heads * dim_head, has_bias=bias)
@@ -103,8 +140,28 @@ class Attention(nn.Cell):
             "to_out": layer_weights(self.to_out[0]),
         }
 
+    def prepared(self, weights: Weights) -> Weights:
+        """The weights as a step takes them: the scale of the scores, and the zeros of the fused kernel, are in them.
+
+        Args:
+            weights: those of ``weights``.
+
+        Returns:
+            For self-attention "to_qkv", all three as one layer, and "to_out"; else the same names as ``weights``.
+        """
+        heads, width = self.attend.heads, self.to_out[0].in_channels
+        scale = (width // heads) ** -0.5
+        query, key, value = weights["to_q"], weights["to_k"], weights["to_v"]
+        out, missing = weights["to_out"], self.attend.missing(width, query["weight"].dtype)
+        if missing:
+            query, key, value = [padded_outputs(each, heads, missing) for each in (query, key, value)]
+            out = padded_inputs(out, heads, missing)
+        if self.is_self_attention:
+            return {"to_qkv": joined((scaled(query, scale), key, value)), "to_out": out}
+        return {"to_q": query, "to_k": scaled(key, scale), "to_v": value, "to_out": out}
+
     def output(self, attended: Tensor, weights: Weights) -> Tensor:
-        """(batch, tokens, heads * dim_head) -> (batch, tokens, query_dim)."""
+        """(batch, tokens, heads * head_dim) -> (batch, tokens, query_dim); weights: from ``prepared``."""
         return self.to_out[1](linear(attended, weights["to_out"]))
 
 

@@ -9,6 +9,7 @@ import mindspore as ms
 TARGETS = ("CPU", "Ascend")
 LARGE = 2**28  # bytes of weights
 MANY_SCORES = 2**26
+FEW_VALUES = 2**18
 FUSED_ATTENTION = ("ascend910b", "ascend910_93")  # Atlas A2 and A3
 
 _target: Optional[str] = None  # built for instead of the device that computes; see ``built_for``
@@ -36,6 +37,25 @@ def _processor() -> str:
     from mindspore._c_expression import MSContext  # the public interface does not tell
 
     return MSContext.get_instance().get_ascend_soc_version()
+
+
+def compute_dtype(dtype: ms.Type) -> ms.Type:
+    """The type that a network with such weights computes in: on a CPU, where float16 is slow, float32."""
+    return ms.float32 if on_cpu() else dtype
+
+
+def steps_in_a_graph() -> int:
+    """How many denoising steps one graph does.
+
+    On a CPU a graph takes a few milliseconds to begin and to end. An NPU reads ahead while it computes, and would have
+    to wait at the end of each turn of a loop.
+    """
+    return 10 if on_cpu() else 1
+
+
+def sorts(values: int) -> bool:
+    """Whether sorting is faster than bisection where truncation looks for a threshold; values: in all rows."""
+    return on_cpu() and values <= FEW_VALUES
 
 
 def layer_by_layer(weight_bytes: int) -> bool:

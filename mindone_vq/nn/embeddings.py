@@ -2,6 +2,7 @@
 
 from typing import Optional
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 
@@ -31,9 +32,21 @@ class ImagePositionalEmbeddings(nn.Cell):
         self.height_emb = nn.Embedding(self.table_size, embed_dim)
         self.width_emb = nn.Embedding(self.table_size, embed_dim)
 
-    def construct(self, codes: Tensor) -> Tensor:
-        """codes: (batch, pixels) integers, the first of the grid or all -> (batch, pixels, embed_dim)."""
-        rows = self.height_emb.embedding_table.expand_dims(1)  # (table_size, 1, embed_dim)
-        columns = self.width_emb.embedding_table.expand_dims(0)  # (1, table_size, embed_dim)
-        positions = ops.reshape(rows + columns, (1, self.table_size * self.table_size, self.embed_dim))
-        return self.emb(codes) + positions[:, : codes.shape[1]]
+    def construct(self, codes: Tensor, dtype: Optional[ms.Type] = None) -> Tensor:
+        """Code, row and column embeddings, added.
+
+        Args:
+            codes: (batch, pixels) integers, the first of the grid or all.
+            dtype: of the result; None: that of the tables.
+
+        Returns:
+            (batch, pixels, embed_dim).
+        """
+        dtype, pixels = dtype or self.emb.embedding_table.dtype, codes.shape[1]
+        rows = self.height_emb.embedding_table.astype(dtype).expand_dims(1)  # (table_size, 1, embed_dim)
+        columns = self.width_emb.embedding_table.astype(dtype).expand_dims(0)  # (1, table_size, embed_dim)
+        positions = ops.reshape(rows + columns, (self.table_size * self.table_size, self.embed_dim))
+        if pixels < positions.shape[0]:
+            positions = positions[:pixels]
+        embeddings = self.emb(codes).astype(dtype).reshape(-1, pixels * self.embed_dim)
+        return ops.BiasAdd()(embeddings, positions.reshape(-1)).reshape(-1, pixels, self.embed_dim)

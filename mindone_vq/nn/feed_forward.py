@@ -1,7 +1,5 @@
 """The feed-forward layers of the transformer block."""
 
-from typing import Optional
-
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.nn.activations import FEED_FORWARD, geglu, get_activation, quick_gelu
@@ -35,10 +33,8 @@ class FeedForward(nn.Cell):
     def weights(self) -> Weights:
         return {"up": layer_weights(self.net[0].proj), "down": layer_weights(self.net[2])}
 
-    def construct(self, x: Tensor, weights: Optional[Weights] = None) -> Tensor:
-        """x: (batch, tokens, dim); weights: those of ``weights``, its own where None -> the same shape."""
-        if weights is None:
-            weights = self.weights()
+    def construct(self, x: Tensor, weights: Weights) -> Tensor:
+        """x: (batch, tokens, dim); weights: those of ``weights`` -> the same shape."""
         return linear(self.net[1](self.activation(linear(x, weights["up"]))), weights["down"])
 
 
@@ -58,10 +54,8 @@ class ConvFeedForward(nn.Cell):
     def weights(self) -> Weights:
         return {"conv1": layer_weights(self.conv1), "conv2": layer_weights(self.conv2)}
 
-    def construct(self, x: Tensor, weights: Optional[Weights] = None) -> Tensor:
+    def construct(self, x: Tensor, weights: Weights) -> Tensor:
         """x: (batch, sample_size^2, dim); weights as in ``FeedForward`` -> the same shape."""
-        if weights is None:
-            weights = self.weights()
         size, first, second = self.sample_size, weights["conv1"], weights["conv2"]
         grid = x.transpose(0, 2, 1).reshape(-1, self.dim, size, size)  # (batch, dim, rows, columns)
         grid = ops.BiasAdd()(self.conv1.conv2d(grid, first["weight"]), first["bias"])

@@ -16,8 +16,43 @@ def layer_weights(layer: nn.Cell) -> Weights:
 
 
 def linear(x: Tensor, weights: Weights) -> Tensor:
-    """x: (..., in); weight: (out, in); bias, if there is one: (out,) -> (..., out)."""
-    rows = ops.MatMul(transpose_b=True)(x.reshape(-1, x.shape[-1]), weights["weight"])
-    if "bias" in weights:
-        rows = ops.BiasAdd()(rows, weights["bias"])
-    return rows.reshape(*x.shape[:-1], -1)
+    """x: (..., in); weight: (out, in); bias, if there is one: (out,), both of any float type -> (..., out) as x."""
+    rows = x.reshape(-1, x.shape[-1])
+    bias = ops.cast(weights["bias"], x.dtype) if "bias" in weights else None
+    return ops.Dense()(rows, ops.cast(weights["weight"], x.dtype), bias).reshape(*x.shape[:-1], -1)
+
+
+def joined(layers: tuple[Weights, ...]) -> Weights:
+    """Several layers with the same input as one."""
+    weights, biases = (), ()
+    for layer in layers:
+        weights += (layer["weight"],)
+        if "bias" in layer:
+            biases += (layer["bias"],)
+    return {"weight": ops.concat(weights), "bias": ops.concat(biases)} if biases else {"weight": ops.concat(weights)}
+
+
+def scaled(layer: Weights, factor: float) -> Weights:
+    """The layer whose output is ``factor`` times that of ``layer``."""
+    weight = ops.mul(layer["weight"], factor)
+    return {"weight": weight, "bias": ops.mul(layer["bias"], factor)} if "bias" in layer else {"weight": weight}
+
+
+def padded_outputs(layer: Weights, parts: int, zeros: int) -> Weights:
+    """The layer with ``zeros`` zeros after each of the ``parts`` equal parts of its output."""
+    weight = ops.transpose(_padded(ops.transpose(layer["weight"], (1, 0)), parts, zeros), (1, 0))
+    if "bias" not in layer:
+        return {"weight": weight}
+    return {"weight": weight, "bias": _padded(layer["bias"].reshape(1, -1), parts, zeros).reshape(-1)}
+
+
+def padded_inputs(layer: Weights, parts: int, zeros: int) -> Weights:
+    """The layer for such an output of another: it does not read the zeros."""
+    weight = _padded(layer["weight"], parts, zeros)
+    return {"weight": weight, "bias": layer["bias"]} if "bias" in layer else {"weight": weight}
+
+
+def _padded(x: Tensor, parts: int, zeros: int) -> Tensor:
+    """(rows, parts * size) -> (rows, parts * (size + zeros))."""
+    rows = x.shape[0]
+    return ops.pad(x.reshape(rows, parts, -1), (0, zeros)).reshape(rows, -1)

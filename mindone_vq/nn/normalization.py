@@ -131,21 +131,23 @@ class AdaLayerNorm(nn.Cell):
     def weights(self) -> Weights:
         return {"emb": self.emb.embedding_table, "linear": layer_weights(self.linear)}
 
-    def modulation(self, index: Tensor, weights: Weights) -> Tensor:
-        """index: (n,) integers -> scale and shift of each, (n, 2 * dim)."""
-        return linear(ops.silu(ops.gather(weights["emb"], index, 0)), weights["linear"])
+    def modulation(self, index: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        """index: (n,) integers -> ``1 + scale`` and ``shift`` of each, (n, dim)."""
+        rows = linear(ops.silu(ops.gather(weights["emb"], index, 0)), weights["linear"])
+        scale, shift = ops.chunk(rows, 2, axis=-1)
+        return 1.0 + scale, shift
 
-    def construct(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """x: (batch, tokens, dim); modulation: (batch, 2 * dim), or (1, 2 * dim) for all -> as x."""
-        if modulation.shape[0] == 1:
-            scale, shift = ops.chunk(modulation.reshape(-1), 2)  # (dim,) each
+    def construct(self, x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+        """x: (batch, tokens, dim); factor, shift: from ``modulation``, (batch, dim), or (1, dim) for all -> as x."""
+        if factor.shape[0] == 1:
             rows = x.reshape(-1, x.shape[-1])
-            return modulated_norm(rows, 1.0 + scale, shift, self.norm.eps, self.decomposed).reshape(x.shape)
-        scale, shift = ops.chunk(modulation.expand_dims(1), 2, axis=-1)  # (batch, 1, dim) each
+            factor, shift = factor.reshape(-1), shift.reshape(-1)
+            return modulated_norm(rows, factor, shift, self.norm.eps, self.decomposed).reshape(x.shape)
+        factor, shift = factor.expand_dims(1), shift.expand_dims(1)  # (batch, 1, dim)
         if self.decomposed:  # repeated by a product, whose gradient is a product and not a slow sum
             tokens = ops.ones((x.shape[0], x.shape[1], 1), x.dtype)
-            scale, shift = ops.BatchMatMul()(tokens, scale), ops.BatchMatMul()(tokens, shift)
-        return self.norm(x) * (1 + scale) + shift
+            factor, shift = ops.BatchMatMul()(tokens, factor), ops.BatchMatMul()(tokens, shift)
+        return self.norm(x) * factor + shift
 
 
 class SpatialNorm(nn.Cell):

@@ -13,8 +13,8 @@ class BasicTransformerBlock(nn.Cell):
     """Self-attention, cross-attention to the text, feed-forward; each after its norm, each with a residual.
 
     What the timestep and the condition contribute is computed by ``modulations`` and ``context``. In generation that is
-    done once a call, and ``conditioned`` does the rest of each step. It can be given the weights of another layer, so
-    that one compiled block serves every layer.
+    done once a call, and ``conditioned`` does the rest of each step. All of them are given weights, so that one compiled
+    block serves every layer.
 
     Args:
         dim: size of a token.
@@ -72,47 +72,58 @@ class BasicTransformerBlock(nn.Cell):
             weights["attn2"] = self.attn2.weights()
         return weights
 
-    def modulations(self, timestep: Tensor, weights: Optional[Weights] = None) -> tuple[Tensor, ...]:
+    def prepared(self, weights: Weights) -> Weights:
+        """The weights as the other methods take them; see ``Attention.prepared``.
+
+        Args:
+            weights: those of ``weights``, of a layer of the same shape.
+        """
+        prepared = {"norm1": weights["norm1"], "norm3": weights["norm3"], "ff": weights["ff"]}
+        prepared["attn1"] = self.attn1.prepared(weights["attn1"])
+        if self.has_text:
+            prepared["norm2"], prepared["attn2"] = weights["norm2"], self.attn2.prepared(weights["attn2"])
+        return prepared
+
+    def modulations(self, timestep: Tensor, weights: Weights) -> tuple[Tensor, ...]:
         """What modulates the norms before attention.
 
         Args:
             timestep: (n,) integers.
-            weights: as ``conditioned`` takes them.
+            weights: from ``prepared``.
 
         Returns:
-            (n, 2 * dim) for each of these norms; empty where the timestep modulates none.
+            A factor and a shift, (n, dim) each, for each of these norms; empty where the timestep modulates none.
         """
         if not self.has_timestep:
             return ()
-        if weights is None:
-            weights = self.weights()
         first = self.norm1.modulation(timestep, weights["norm1"])
-        return (first, self.norm2.modulation(timestep, weights["norm2"])) if self.has_text else (first,)
+        return first + self.norm2.modulation(timestep, weights["norm2"]) if self.has_text else first
 
-    def context(self, condition: Optional[Tensor], weights: Optional[Weights] = None) -> tuple[Tensor, ...]:
+    def context(self, condition: Optional[Tensor], weights: Weights) -> tuple[Tensor, ...]:
         """What the condition contributes, the same at every timestep.
 
         Args:
             condition: text embeddings (batch, length, cross_attention_dim), or classes (batch,), or None.
-            weights: as ``conditioned`` takes them.
+            weights: from ``prepared``.
 
         Returns:
-            Keys and values (batch, length, dim) of a text; the modulation (batch, 2 * dim) by a class; or nothing.
+            Keys and values of a text, (batch, ...) as attention takes them; factor and shift by a class, (batch, dim)
+            each; or nothing. All of one shape.
         """
-        if weights is None:
-            weights = self.weights()
         if self.has_text:
-            return linear(condition, weights["attn2"]["to_k"]), linear(condition, weights["attn2"]["to_v"])
+            key, value = linear(condition, weights["attn2"]["to_k"]), linear(condition, weights["attn2"]["to_v"])
+            return self.attn2.attend.split(key), self.attn2.attend.split(value)
         if self.has_class:
-            return (self.norm3.modulation(condition, weights["norm3"]),)
+            return self.norm3.modulation(condition, weights["norm3"])
         return ()
 
     def construct(self, x: Tensor, condition: Optional[Tensor], timestep: Tensor) -> Tensor:
         """One layer: x (batch, tokens, dim); condition: as in ``context``; timestep (batch,) -> as x."""
-        return self.conditioned(x, self.modulations(timestep), self.context(condition))
+        weights = self.prepared(self.weights())
+        return self.conditioned(x, self.modulations(timestep, weights), self.context(condition, weights), weights)
 
     def conditioned(
-        self, x: Tensor, modulations: tuple[Tensor, ...], context: tuple[Tensor, ...], weights: Optional[Weights] = None
+        self, x: Tensor, modulations: tuple[Tensor, ...], context: tuple[Tensor, ...], weights: Weights
     ) -> Tensor:
         """One layer, with what its timestep and its condition contribute.
 
@@ -120,27 +131,19 @@ class BasicTransformerBlock(nn.Cell):
             x: (batch, tokens, dim).
             modulations: from ``modulations``, for one timestep or for one of each image.
             context: from ``context``.
-            weights: those of ``weights``, of a layer of the same shape; None: its own.
+            weights: from ``prepared``.
 
         Returns:
             (batch, tokens, dim).
         """
-        if weights is None:
-            weights = self.weights()
-        attended = self.attn1.attend(*self.attention_inputs(x, modulations, weights))
+        qkv = self.attention_inputs(x, modulations, weights)
+        attended = self.attn1.attend.attend(*self.attn1.attend.split_qkv(qkv))
         return self.after_attention(x, attended, modulations, context, weights)
 
-    def attention_inputs(
-        self, x: Tensor, modulations: tuple[Tensor, ...], weights: Weights
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the self-attention, each (batch, tokens, dim)."""
-        normalized = self.norm1(x, modulations[0] if self.has_timestep else weights["norm1"])
-        projections = weights["attn1"]
-        return (
-            linear(normalized, projections["to_q"]),
-            linear(normalized, projections["to_k"]),
-            linear(normalized, projections["to_v"]),
-        )
+    def attention_inputs(self, x: Tensor, modulations: tuple[Tensor, ...], weights: Weights) -> Tensor:
+        """Queries, keys and values of the self-attention, (batch, tokens, 3 * heads * head_dim)."""
+        normalized = self.norm1(x, *modulations[:2]) if self.has_timestep else self.norm1(x, weights["norm1"])
+        return linear(normalized, weights["attn1"]["to_qkv"])
 
     def after_attention(
         self,
@@ -150,13 +153,13 @@ class BasicTransformerBlock(nn.Cell):
         context: tuple[Tensor, ...],
         weights: Weights,
     ) -> Tensor:
-        """The rest of the block, after self-attention gave ``attended``, (batch, tokens, dim)."""
+        """The rest of the block, after self-attention gave ``attended``, (batch, tokens, heads * head_dim)."""
         x = x + self.attn1.output(attended, weights["attn1"])
         if self.has_text:
-            normalized = self.norm2(x, modulations[1] if self.has_timestep else weights["norm2"])
-            query = linear(normalized, weights["attn2"]["to_q"])
-            x = x + self.attn2.output(self.attn2.attend(query, *context), weights["attn2"])
-        normalized = self.norm3(x, context[0] if self.has_class else weights["norm3"])
+            normalized = self.norm2(x, *modulations[2:]) if self.has_timestep else self.norm2(x, weights["norm2"])
+            query = self.attn2.attend.split(linear(normalized, weights["attn2"]["to_q"]))
+            x = x + self.attn2.output(self.attn2.attend.attend(query, *context), weights["attn2"])
+        normalized = self.norm3(x, *context) if self.has_class else self.norm3(x, weights["norm3"])
         return x + self.ff(normalized, weights["ff"])
 
 
@@ -170,14 +173,11 @@ class HeadGroup(nn.Cell):
 
     def __init__(self, heads: int, groups: int) -> None:
         super().__init__(auto_prefix=False)
-        self.groups, self.attend = groups, ScaledDotProductAttention(heads // groups)
+        self.groups, self.attention = groups, ScaledDotProductAttention(heads // groups)
 
-    def construct(self, query: Tensor, key: Tensor, value: Tensor, group: Tensor) -> Tensor:
-        """query, key, value: (batch, tokens, dim); group: its index, (1,) int32 -> (batch, tokens, dim / groups)."""
-        parts = [self._part(each, group) for each in (query, key, value)]
-        return self.attend(*parts)
-
-    def _part(self, x: Tensor, group: Tensor) -> Tensor:
-        batch, tokens, dim = x.shape
-        parts = x.reshape(batch * tokens, self.groups, dim // self.groups)
-        return ops.gather(parts, group, 1).reshape(batch, tokens, dim // self.groups)
+    def construct(self, qkv: Tensor, group: Tensor) -> Tensor:
+        """qkv: (batch, tokens, 3 * dim); group: its index, (1,) int32 -> (batch, tokens, dim / groups)."""
+        batch, tokens, width = qkv.shape
+        parts = qkv.reshape(batch * tokens * 3, self.groups, width // 3 // self.groups)
+        own = ops.gather(parts, group, 1).reshape(batch, tokens, width // self.groups)
+        return self.attention.attend(*self.attention.split_qkv(own))

@@ -1,7 +1,7 @@
 """What every pipeline shares: components, settings, the progress bar, pictures."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple, Optional, Union
 
@@ -196,31 +196,45 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
         return check_latents(latents, (batch, self.transformer.num_latent_pixels), self.transformer.num_vector_embeds)
 
     def sample(
-        self, call: Call, conditioning: Conditioning, known: Optional[KnownCodes] = None
+        self,
+        call: Call,
+        conditioning: Conditioning,
+        known: Optional[KnownCodes] = None,
+        every: Optional[int] = None,
     ) -> Iterator[tuple[float, Tensor]]:
-        """The reverse process: yields each timestep with its x_t, from x_T to the clean codes at timestep -1.
+        """The reverse process: yields timesteps with their x_t, from x_T to the clean codes at timestep -1.
 
         Args:
             call: from ``prepare``.
             conditioning: from ``denoiser.condition``.
             known: codes to hold in their places.
+            every: after how many steps it yields; None: as is fastest, or 1 with callbacks or ``known``.
         """
-        denoising_step = self.denoiser.step(conditioning, call.options)
+        denoiser = self.denoiser
+        denoising_step = denoiser.step(conditioning, call.options)
 
-        def denoise(x_t: Tensor, step: Step, is_known: np.ndarray) -> Tensor:
-            uniforms = call.options.sampler.draw_uniforms(call.generators, *x_t.shape)
-            return denoising_step(x_t, step, uniforms, is_known)
+        def denoise(x_t: Tensor, steps: Sequence[Step], is_known: np.ndarray) -> Tensor:
+            uniforms = np.stack([call.options.sampler.draw_uniforms(call.generators, *x_t.shape) for _ in steps])
+            return denoising_step(x_t, steps, uniforms, is_known)
 
         if known is not None:
             denoise = known.around(denoise, self.scheduler, call.generator)
+        if every is None:
+            every = denoiser.steps_at_once
+        if known is not None or call.callbacks.are_given:
+            every = 1
         x_t, nothing_known = call.x_T, np.zeros(call.x_T.shape, bool)
         yield call.steps[0].t if call.steps else CLEAN, x_t
-        for i, step in enumerate(self.progress_bar(call.steps)):
-            x_t = denoise(x_t, step, nothing_known)
-            replaced = call.callbacks.replaced(self, i, step.timestep, x_t)
-            x_t = x_t if replaced is None else self._checked_latents(replaced, call.batch)
-            call.callbacks.notify(i, step.timestep, x_t)
-            yield step.s, x_t
+        with self.progress_bar(total=len(call.steps)) as bar:
+            for first in range(0, len(call.steps), every):
+                steps = call.steps[first : first + every]
+                x_t = denoise(x_t, steps, nothing_known)
+                last = first + len(steps) - 1
+                replaced = call.callbacks.replaced(self, last, steps[-1].timestep, x_t)
+                x_t = x_t if replaced is None else self._checked_latents(replaced, call.batch)
+                call.callbacks.notify(last, steps[-1].timestep, x_t)
+                bar.update(len(steps))
+                yield steps[-1].s, x_t
 
     @staticmethod
     def numpy_to_pil(images: np.ndarray) -> list[Image.Image]:

@@ -118,6 +118,14 @@ class GraphCache:
 
     def __init__(self) -> None:
         self._graphs: dict[Any, tuple[tuple, CompiledGraph]] = {}
+        self._cells: dict[type, tuple[Any, nn.Cell]] = {}
+
+    def cell(self, kind: type, argument: Any) -> nn.Cell:
+        """The same ``kind(argument)`` as long as the argument is the same object."""
+        held = self._cells.get(kind)
+        if held is None or held[0] is not argument:
+            held = self._cells[kind] = (argument, kind(argument))
+        return held[1]
 
     def get(self, kind: type, *arguments: Any, name: str) -> CompiledGraph:
         """The compiled ``kind(*arguments)``.

@@ -1,8 +1,9 @@
 """The denoising step x_t -> x_s, compiled as one graph or layer by layer."""
 
+import functools
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 import mindspore as ms
 import numpy as np
@@ -13,44 +14,19 @@ from mindone_vq.diffusion.options import SamplingOptions
 from mindone_vq.diffusion.sample_step import SampleStep
 from mindone_vq.diffusion.steps import Step
 from mindone_vq.models.denoiser import DiscreteDenoiser
-from mindone_vq.nn.device import groups_of_heads, layer_by_layer
-from mindone_vq.nn.linear import Weights
-from mindone_vq.nn.transformer_block import BasicTransformerBlock, HeadGroup
+from mindone_vq.nn.device import compute_dtype, layer_by_layer, steps_in_a_graph
+from mindone_vq.nn.linear import layer_weights, linear
 from mindone_vq.pipelines.compilation import GraphCache
-
-Tensors = tuple[Tensor, ...]
-LayerInputs = tuple[Tensors, Tensors]  # what ``modulations`` of a block, at every timestep, and its ``context`` give
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the network reads at every step of a call, computed once.
-
-    Attributes:
-        layers: one for each block.
-        weights: of the conditions in guidance; empty where there is no guidance. With guidance the null condition comes
-            first in ``layers``.
-    """
-
-    layers: tuple[LayerInputs, ...]
-    weights: tuple[float, ...]
-
-    @property
-    def conditions(self) -> int:
-        """How many each picture has, the null condition among them."""
-        return len(self.weights) + 1
-
-
-class LayerConditioning(nn.Cell):
-    """What the timesteps and the condition contribute to one block."""
-
-    def __init__(self, block: BasicTransformerBlock) -> None:
-        super().__init__(auto_prefix=False)
-        self.block = block
-
-    def construct(self, condition: Tensor, timesteps: Tensor, weights: Weights) -> LayerInputs:
-        """condition: as ``context`` of the block takes it; timesteps: (T,); weights: of any block of the network."""
-        return self.block.modulations(timesteps, weights), self.block.context(condition, weights)
+from mindone_vq.pipelines.conditioning import (
+    Conditioning,
+    Contributions,
+    LayerConditioning,
+    NetworkConditioning,
+    at_timestep,
+    unstacked,
+)
+from mindone_vq.pipelines.layers import Layers
+from mindone_vq.pipelines.prepared import PreparedNetwork
 
 
 class Embedding(nn.Cell):
@@ -59,10 +35,11 @@ class Embedding(nn.Cell):
     def __init__(self, transformer: DiscreteDenoiser, conditions: int) -> None:
         super().__init__(auto_prefix=False)
         self.embedding, self.conditions = transformer.latent_image_embedding, conditions
+        self.dtype = compute_dtype(transformer.dtype)
 
     def construct(self, x_t: Tensor) -> Tensor:
         """(batch, pixels) int32 -> (conditions * batch, pixels, dim)."""
-        hidden_states = self.embedding(x_t)
+        hidden_states = self.embedding(x_t, self.dtype)
         return ops.concat([hidden_states] * self.conditions, 0) if self.conditions > 1 else hidden_states
 
 
@@ -90,7 +67,7 @@ class OutputHead(nn.Cell):
         if self.conditions > 1:
             parts = ops.chunk(normalized.astype(ms.float32), self.conditions, axis=0)
             normalized = guide(parts[0], parts[1:], guidance_scales).astype(hidden_states.dtype)
-        return self.out(normalized).astype(ms.float32)
+        return linear(normalized, layer_weights(self.out)).astype(ms.float32)
 
 
 def sample_step(transformer: DiscreteDenoiser, sampler_cell: type[nn.Cell], truncation: Optional[str]) -> SampleStep:
@@ -102,17 +79,23 @@ class DenoisingStep(nn.Cell):
     """x_t -> x_s as one graph."""
 
     def __init__(
-        self, transformer: DiscreteDenoiser, conditions: int, sampler_cell: type[nn.Cell], truncation: Optional[str]
+        self,
+        transformer: DiscreteDenoiser,
+        prepared: PreparedNetwork,
+        conditions: int,
+        sampler_cell: type[nn.Cell],
+        truncation: Optional[str],
     ) -> None:
         super().__init__(auto_prefix=False)
         self.embedding, self.head = Embedding(transformer, conditions), OutputHead(transformer, conditions)
-        self.blocks, self.sample = transformer.transformer_blocks, sample_step(transformer, sampler_cell, truncation)
+        self.blocks, self.layers = prepared.blocks, prepared.layers
+        self.sample = sample_step(transformer, sampler_cell, truncation)
 
     def construct(
         self,
         x_t: Tensor,
         timestep: Tensor,
-        layers: tuple[LayerInputs, ...],
+        contributions: Contributions,
         guidance_scales: Tensor,
         truncation_amount: Tensor,
         parameters: Tensor,
@@ -124,66 +107,67 @@ class DenoisingStep(nn.Cell):
         Args:
             x_t: (batch, pixels) int32.
             timestep: (1,) int32.
-            layers: as in ``Conditioning``.
+            contributions: from ``NetworkConditioning``.
             guidance_scales: as ``OutputHead`` takes them.
             truncation_amount, parameters, uniforms, is_known: as ``SampleStep`` takes them.
 
         Returns:
             (batch, pixels) int32.
         """
-        hidden_states = self.embedding(x_t)
+        x = self.embedding(x_t)
+        modulations, context = at_timestep(contributions[0], timestep, x.shape[-1]), unstacked(contributions[1])
+        of_a_layer, keys = len(modulations) // len(self.blocks), len(context) // len(self.blocks)
         for i, block in enumerate(self.blocks):
-            modulations, context = layers[i]
-            hidden_states = block.conditioned(hidden_states, at_timestep(modulations, timestep), context)
-        logits = self.head(hidden_states, guidance_scales)
+            own = modulations[i * of_a_layer : (i + 1) * of_a_layer], context[i * keys : (i + 1) * keys]
+            x = block.conditioned(x, *own, self.layers[i].weights())
+        logits = self.head(x, guidance_scales)
         return self.sample(logits, x_t, truncation_amount, parameters, uniforms, is_known)
 
 
-def at_timestep(modulations: Tensors, timestep: Tensor) -> Tensors:
-    """The rows of one timestep: (T, 2 * dim) each -> (1, 2 * dim) each."""
-    rows = ()
-    for each in modulations:
-        rows += (ops.gather(each, timestep, 0),)
-    return rows
+class DenoisingSteps(nn.Cell):
+    """Several steps as one graph: MindSpore takes some milliseconds to begin and to end one."""
 
-
-class Layer(nn.Cell):
-    """One block with the weights of any block of the network."""
-
-    def __init__(self, block: BasicTransformerBlock) -> None:
+    def __init__(self, *arguments: object) -> None:
         super().__init__(auto_prefix=False)
-        self.block = block
-
-    def construct(self, x: Tensor, timestep: Tensor, inputs: LayerInputs, weights: Weights) -> Tensor:
-        """x: (batch, tokens, dim); timestep: (1,) int32 -> as x."""
-        modulations, context = inputs
-        return self.block.conditioned(x, at_timestep(modulations, timestep), context, weights)
-
-
-class AttentionInputs(nn.Cell):
-    """``Layer`` up to its self-attention."""
-
-    def __init__(self, block: BasicTransformerBlock) -> None:
-        super().__init__(auto_prefix=False)
-        self.block = block
-
-    def construct(self, x: Tensor, timestep: Tensor, inputs: LayerInputs, weights: Weights) -> Tensors:
-        return self.block.attention_inputs(x, at_timestep(inputs[0], timestep), weights)
-
-
-class AfterAttention(nn.Cell):
-    """``Layer`` after its self-attention; ``attended``: (batch, tokens, dim / groups) of each group of heads."""
-
-    def __init__(self, block: BasicTransformerBlock) -> None:
-        super().__init__(auto_prefix=False)
-        self.block = block
+        self.step = DenoisingStep(*arguments)
 
     def construct(
-        self, x: Tensor, attended: Tensors, timestep: Tensor, inputs: LayerInputs, weights: Weights
+        self,
+        x_t: Tensor,
+        count: Tensor,
+        timesteps: Tensor,
+        contributions: Contributions,
+        guidance_scales: Tensor,
+        truncation_amount: Tensor,
+        parameters: Tensor,
+        uniforms: Tensor,
+        is_known: Tensor,
     ) -> Tensor:
-        modulations, context = inputs
-        modulations = at_timestep(modulations, timestep)
-        return self.block.after_attention(x, ops.concat(attended, -1), modulations, context, weights)
+        """As ``DenoisingStep``.
+
+        Args:
+            count: how many steps to do, (1,) int32.
+            timesteps, guidance_scales, parameters, uniforms: those of each step along a first axis, at least ``count``.
+        """
+        if timesteps.shape[0] == 1:
+            own = guidance_scales[0], truncation_amount, parameters[0], uniforms[0], is_known
+            return self.step(x_t, timesteps, contributions, *own)
+        i = ops.zeros((1,), ms.int32)
+        while i < count:
+            timestep, scales = ops.gather(timesteps, i, 0), ops.gather(guidance_scales, i, 0).squeeze(0)
+            own = ops.gather(parameters, i, 0).squeeze(0), ops.gather(uniforms, i, 0).squeeze(0)
+            x_t = self.step(x_t, timestep, contributions, scales, truncation_amount, *own, is_known)
+            i = i + 1
+        return x_t
+
+
+class StepInputs(NamedTuple):
+    """What differs from step to step; the steps are the first axis of each. The fields are ``DenoisingStep``'s."""
+
+    timesteps: np.ndarray
+    guidance_scales: np.ndarray
+    parameters: np.ndarray
+    uniforms: np.ndarray
 
 
 class Denoiser:
@@ -197,6 +181,12 @@ class Denoiser:
     def __init__(self, transformer: DiscreteDenoiser, graphs: GraphCache) -> None:
         self.transformer, self.graphs = transformer, graphs
         self.blocks = transformer.transformer_blocks
+        self.by_layer = layer_by_layer(sum(parameter.nbytes for parameter in transformer.get_parameters()))
+
+    @property
+    def steps_at_once(self) -> int:
+        """How many steps one call of ``step`` does best."""
+        return 1 if self.by_layer else steps_in_a_graph()
 
     def condition(
         self, condition: np.ndarray, null_condition: Optional[np.ndarray] = None, weights: Sequence[float] = ()
@@ -214,78 +204,84 @@ class Denoiser:
         if null_condition is not None:
             conditions = np.concatenate((null_condition[None, : conditions.shape[1]], conditions))
             weights = weights or (1.0,)
-        dtype = ms.int32 if conditions.dtype.kind in "iu" else self.transformer.dtype
+        dtype = ms.int32 if conditions.dtype.kind in "iu" else compute_dtype(self.transformer.dtype)
         rows = Tensor(conditions.reshape(-1, *conditions.shape[2:]), dtype)  # (conditions * batch, ...)
         timesteps = Tensor(np.arange(self.transformer.num_timesteps or 1), ms.int32)
-        graph = self.graphs.get(LayerConditioning, self.blocks[0], name="conditioning")
-        layers = tuple(mutable(graph(rows, timesteps, as_inputs(block.weights()))) for block in self.blocks)
-        return Conditioning(mutable(layers), tuple(weights))
+        if self.by_layer:
+            graph, layers = self.graphs.get(LayerConditioning, self.blocks[0], name="conditioning"), self._layers()
+            contributions = tuple(graph(rows, timesteps, layers.weights(i)) for i in range(len(self.blocks)))
+        else:
+            graph = self.graphs.get(NetworkConditioning, self._prepared(), name="conditioning")
+            contributions = (graph(rows, timesteps),)
+        return Conditioning(mutable(contributions), tuple(weights), conditions.shape[1])
 
     def step(self, conditioning: Conditioning, options: SamplingOptions) -> Callable[..., Tensor]:
         """The denoising step of one call.
 
         Returns:
-            A function of x_t (batch, pixels), the ``Step``, uniforms (num_uniforms, batch, pixels), and which pixels
-            are known, (batch, pixels); it returns x_s.
+            A function of x_t (batch, pixels), a list of ``Step``, at most ``steps_at_once``, the uniforms of each
+            (steps, num_uniforms, batch, pixels), and which pixels are known, (batch, pixels); it returns x_s.
         """
-        run = self._layer_by_layer if self._is_large() else self._whole
-        network = run(conditioning, options)
+        make = self._layer_by_layer if self.by_layer else self._whole
         amount = Tensor([options.truncation_amount], ms.float32)
+        guided = make(conditioning, options)
+        unguided = functools.cache(lambda: make(conditioning.unguided(), options))
 
-        def denoise(x_t: Tensor, step: Step, uniforms: np.ndarray, is_known: np.ndarray) -> Tensor:
-            scale = guidance_scale_at(options.guidance_schedule, options.guidance_scale, step.time)
-            scales = Tensor([scale * weight for weight in conditioning.weights] or [scale], ms.float32)
-            timestep = Tensor([step.timestep], ms.int32)
-            sampling = (amount, Tensor(step.parameters), Tensor(uniforms), Tensor(is_known))
-            return network(x_t, timestep, scales, sampling)
+        def scale_at(step: Step) -> float:
+            return guidance_scale_at(options.guidance_schedule, options.guidance_scale, step.time)
+
+        def null_is_unused(step: Step) -> bool:
+            return conditioning.weights == (1.0,) and scale_at(step) == 1.0
+
+        def denoise(x_t: Tensor, steps: Sequence[Step], uniforms: np.ndarray, is_known: np.ndarray) -> Tensor:
+            for is_unguided, group in itertools.groupby(range(len(steps)), lambda i: null_is_unused(steps[i])):
+                own = list(group)
+                scales = np.outer([scale_at(steps[i]) for i in own], conditioning.weights or (1.0,))
+                inputs = StepInputs(
+                    np.array([steps[i].timestep for i in own], np.int32),
+                    scales.astype(np.float32),
+                    np.stack([steps[i].parameters for i in own]),
+                    uniforms[own],
+                )
+                x_t = (unguided() if is_unguided else guided)(x_t, inputs, amount, Tensor(is_known))
+            return x_t
 
         return denoise
 
-    def _is_large(self) -> bool:
-        return layer_by_layer(sum(parameter.nbytes for parameter in self.transformer.get_parameters()))
-
     def _whole(self, conditioning: Conditioning, options: SamplingOptions) -> Callable[..., Tensor]:
         kind = (conditioning.conditions, options.sampler.cell, options.truncation)
-        step = self.graphs.get(DenoisingStep, self.transformer, *kind, name="denoising step")
-        return lambda x_t, timestep, scales, sampling: step(x_t, timestep, conditioning.layers, scales, *sampling)
+        graph = self.graphs.get(DenoisingSteps, self.transformer, self._prepared(), *kind, name="denoising step")
+        contributions = conditioning.contributions[0]
+
+        def network(x_t: Tensor, steps: StepInputs, amount: Tensor, is_known: Tensor) -> Tensor:
+            count, size = Tensor([len(steps.timesteps)], ms.int32), self.steps_at_once
+            # repeated up to that size: the graph does the first ``count``
+            timesteps, scales, parameters, uniforms = [
+                Tensor(np.resize(each, (size, *each.shape[1:]))) for each in steps
+            ]
+            return graph(x_t, count, timesteps, contributions, scales, amount, parameters, uniforms, is_known)
+
+        return network
 
     def _layer_by_layer(self, conditioning: Conditioning, options: SamplingOptions) -> Callable[..., Tensor]:
         embedding = self.graphs.get(Embedding, self.transformer, conditioning.conditions, name="embedding")
         head = self.graphs.get(OutputHead, self.transformer, conditioning.conditions, name="output head")
         sample = self.graphs.get(sample_step, self.transformer, options.sampler.cell, options.truncation, name="draw")
-        weights = [as_inputs(block.weights()) for block in self.blocks]
+        layers = self._layers()
 
-        def network(x_t: Tensor, timestep: Tensor, scales: Tensor, sampling: Tensors) -> Tensor:
-            x = embedding(x_t)
-            layer = self._layer(x)
-            for inputs, own in zip(conditioning.layers, weights):
-                x = layer(x, timestep, inputs, own)
-            return sample(head(x, scales), x_t, *sampling)
+        def network(x_t: Tensor, steps: StepInputs, amount: Tensor, is_known: Tensor) -> Tensor:
+            for timestep, scales, parameters, uniforms in zip(*steps):
+                x = layers(embedding(x_t), Tensor([timestep], ms.int32), conditioning.contributions)
+                logits = head(x, Tensor(scales))
+                x_t = sample(logits, x_t, amount, Tensor(parameters), Tensor(uniforms), is_known)
+            return x_t
 
         return network
 
-    def _layer(self, x: Tensor) -> Callable[..., Tensor]:
-        """The compiled block; three graphs where the scores of all heads together would take too much memory."""
-        heads = self.blocks[0].attn1.attend.heads
-        groups = groups_of_heads(heads, x.shape[0] * x.shape[1] ** 2)
-        if groups == 1:
-            return self.graphs.get(Layer, self.blocks[0], name="layer")
-        queries_keys_values = self.graphs.get(AttentionInputs, self.blocks[0], name="queries, keys and values")
-        attention = self.graphs.get(HeadGroup, heads, groups, name="attention")
-        rest = self.graphs.get(AfterAttention, self.blocks[0], name="rest of a layer")
+    def _layers(self) -> Layers:
+        return Layers(self.blocks, self.transformer.dtype, self.graphs)
 
-        def layer(x: Tensor, timestep: Tensor, inputs: LayerInputs, weights: Weights) -> Tensor:
-            qkv = queries_keys_values(x, timestep, inputs, weights)
-            attended = tuple(attention(*qkv, Tensor([group], ms.int32)) for group in range(groups))
-            return rest(x, mutable(attended), timestep, inputs, weights)
-
-        return layer
-
-
-def as_inputs(weights: Weights) -> Weights:
-    """Tensors that share the memory of parameters: a graph takes those as inputs, and a Parameter as a constant."""
-
-    def tensors(value: Any) -> Any:
-        return {k: tensors(v) for k, v in value.items()} if isinstance(value, dict) else Tensor(value)
-
-    return mutable(tensors(weights))
+    def _prepared(self) -> PreparedNetwork:
+        prepared = self.graphs.cell(PreparedNetwork, self.transformer)
+        prepared.refresh()
+        return prepared

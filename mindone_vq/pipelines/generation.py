@@ -13,8 +13,8 @@ from mindone_vq.diffusion.schedule import CLEAN
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.diffusion.steps import Step
 
-# (x_t, step, is_known) -> x_s
-Denoise = Callable[[Tensor, Step, np.ndarray], Tensor]
+# (x_t, steps, is_known) -> x_s
+Denoise = Callable[[Tensor, Sequence[Step], np.ndarray], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Callbacks:
         for name in ("callback", "callback_on_step_end"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise TypeError(f"{name} is a function, given {getattr(self, name)!r}.")
+
+    @property
+    def are_given(self) -> bool:
+        return self.callback is not None or self.callback_on_step_end is not None
 
     def replaced(self, pipe: Any, i: int, timestep: int, x_t: Tensor) -> Any:
         """The "latents" that ``callback_on_step_end`` returned; None where it returned none."""
@@ -94,11 +98,12 @@ class KnownCodes:
         return Tensor(np.where(self.is_known, noisy, x_s.asnumpy()).astype(np.int32))
 
     def around(self, denoise: Denoise, scheduler: VQDiffusionScheduler, generator: Generators) -> Denoise:
-        """``denoise`` that holds the known codes, and resamples."""
+        """``denoise`` of one step at a time that holds the known codes, and resamples."""
 
-        def step_with_known(x_t: Tensor, step: Step, is_known: np.ndarray) -> Tensor:
+        def step_with_known(x_t: Tensor, steps: Sequence[Step], is_known: np.ndarray) -> Tensor:
+            (step,) = steps
             for left in reversed(range(self.resample)):
-                x_s = self.apply_known(denoise(x_t, step, self.is_known), step.s, scheduler, generator)
+                x_s = self.apply_known(denoise(x_t, steps, self.is_known), step.s, scheduler, generator)
                 if left:
                     x_t = scheduler.forward_jump(x_s, step.s, step.t, generator)
             return x_s

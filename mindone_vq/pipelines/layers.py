@@ -1,0 +1,109 @@
+"""The blocks of a network, run one after the other by graphs that serve them all."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, mutable, nn, ops
+
+from mindone_vq.nn.device import compute_dtype, groups_of_heads
+from mindone_vq.nn.linear import Weights
+from mindone_vq.nn.transformer_block import BasicTransformerBlock, HeadGroup
+from mindone_vq.pipelines.compilation import GraphCache
+from mindone_vq.pipelines.conditioning import Contributions, Tensors, at_timestep, unstacked
+from mindone_vq.pipelines.prepared import in_dtype
+
+
+class Layer(nn.Cell):
+    """One block with the weights of any block of the network."""
+
+    def __init__(self, block: BasicTransformerBlock) -> None:
+        super().__init__(auto_prefix=False)
+        self.block = block
+
+    def construct(self, x: Tensor, timestep: Tensor, contributions: Contributions, weights: Weights) -> Tensor:
+        """x: (batch, tokens, dim); timestep: (1,) int32 -> as x."""
+        modulations, context = contributions
+        modulations = at_timestep(modulations, timestep, x.shape[-1])
+        return self.block.conditioned(x, modulations, unstacked(context), self.block.prepared(weights))
+
+
+class AttentionInputs(nn.Cell):
+    """``Layer`` up to its self-attention."""
+
+    def __init__(self, block: BasicTransformerBlock) -> None:
+        super().__init__(auto_prefix=False)
+        self.block = block
+
+    def construct(self, x: Tensor, timestep: Tensor, contributions: Contributions, weights: Weights) -> Tensor:
+        modulations = at_timestep(contributions[0], timestep, x.shape[-1])
+        return self.block.attention_inputs(x, modulations, self.block.prepared(weights))
+
+
+class AfterAttention(nn.Cell):
+    """``Layer`` after its self-attention; ``attended``: (batch, tokens, dim / groups) of each group of heads."""
+
+    def __init__(self, block: BasicTransformerBlock) -> None:
+        super().__init__(auto_prefix=False)
+        self.block = block
+
+    def construct(
+        self, x: Tensor, attended: Tensors, timestep: Tensor, contributions: Contributions, weights: Weights
+    ) -> Tensor:
+        modulations, context = contributions
+        modulations, weights = at_timestep(modulations, timestep, x.shape[-1]), self.block.prepared(weights)
+        return self.block.after_attention(x, ops.concat(attended, -1), modulations, unstacked(context), weights)
+
+
+class Layers:
+    """The blocks of a network.
+
+    Weights of less than float32 are widened for one layer at a time where a CPU computes.
+
+    Args:
+        blocks: of the same shape.
+        dtype: of their weights.
+        graphs: for the compiled ones.
+    """
+
+    def __init__(self, blocks: nn.CellList, dtype: ms.Type, graphs: GraphCache) -> None:
+        self.blocks, self.graphs = blocks, graphs
+        self.dtype, self.is_widened = compute_dtype(dtype), compute_dtype(dtype) != dtype
+        self._inputs = None if self.is_widened else [as_inputs(block.weights()) for block in blocks]
+
+    def weights(self, i: int) -> Weights:
+        """Those of a block, as its graph takes them."""
+        return as_inputs(in_dtype(self.blocks[i].weights(), self.dtype)) if self.is_widened else self._inputs[i]
+
+    def __call__(self, x: Tensor, timestep: Tensor, contributions: tuple[Contributions, ...]) -> Tensor:
+        """x: (batch, tokens, dim); contributions: those of each layer -> as x."""
+        layer = self._layer(x)
+        for i, own in enumerate(contributions):
+            x = layer(x, timestep, own, self.weights(i))
+        return x
+
+    def _layer(self, x: Tensor) -> Callable[..., Tensor]:
+        """The compiled block; three graphs where the scores of all heads together would take too much memory."""
+        heads = self.blocks[0].attn1.attend.heads
+        groups = groups_of_heads(heads, x.shape[0] * x.shape[1] ** 2)
+        if groups == 1:
+            return self.graphs.get(Layer, self.blocks[0], name="layer")
+        queries_keys_values = self.graphs.get(AttentionInputs, self.blocks[0], name="queries, keys and values")
+        attention = self.graphs.get(HeadGroup, heads, groups, name="attention")
+        rest = self.graphs.get(AfterAttention, self.blocks[0], name="rest of a layer")
+
+        def layer(x: Tensor, timestep: Tensor, contributions: Contributions, weights: Weights) -> Tensor:
+            qkv = queries_keys_values(x, timestep, contributions, weights)
+            attended = tuple(attention(qkv, Tensor([group], ms.int32)) for group in range(groups))
+            return rest(x, mutable(attended), timestep, contributions, weights)
+
+        return layer
+
+
+def as_inputs(weights: Weights) -> Weights:
+    """Tensors that share the memory of parameters: a graph takes those as inputs, and a Parameter as a constant."""
+
+    def tensors(value: Any) -> Any:
+        return {k: tensors(v) for k, v in value.items()} if isinstance(value, dict) else Tensor(value)
+
+    return mutable(tensors(weights))
