@@ -17,7 +17,7 @@ ALLOWED = {
     "pictures": set(),
     "nn": set(),
     "weights": {"nn"},
-    "diffusion": {"outputs", "weights"},
+    "diffusion": {"outputs", "nn", "weights"},
     "text": {"outputs", "nn", "weights"},
     "models": {"outputs", "nn", "weights"},
     "pipelines": {"outputs", "pictures", "nn", "diffusion", "text", "models", "weights", "__version__"},

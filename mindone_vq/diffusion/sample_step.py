@@ -5,6 +5,7 @@ from typing import Optional
 from mindspore import Tensor, nn
 
 from mindone_vq.diffusion.truncation import probabilities, truncated
+from mindone_vq.nn.device import sorts
 
 
 class SampleStep(nn.Cell):
@@ -19,7 +20,7 @@ class SampleStep(nn.Cell):
 
     def __init__(self, sampler_cell: type[nn.Cell], truncation: Optional[str], classes: int, pixels: int) -> None:
         super().__init__(auto_prefix=False)
-        self.draw, self.truncation = sampler_cell(classes, pixels), truncation
+        self.draw, self.truncation, self.sorts = sampler_cell(classes, pixels), truncation, sorts()
 
     def construct(
         self,
@@ -43,5 +44,5 @@ class SampleStep(nn.Cell):
         Returns:
             x_s: (batch, pixels) int32.
         """
-        p_x_0 = truncated(probabilities(logits), self.truncation, truncation_amount)
+        p_x_0 = truncated(probabilities(logits), self.truncation, truncation_amount, self.sorts)
         return self.draw(p_x_0, x_t, parameters, uniforms, is_known)

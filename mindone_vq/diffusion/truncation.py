@@ -11,6 +11,8 @@ LOG_FLOOR = -70.0
 HALVINGS = 28
 # No draw with float32 can tell such a probability from 0; and its square is still a normal number.
 NEGLIGIBLE = 1e-18
+# Up to so many probabilities in all are sorted where ``sorts``; beyond, bisection is faster.
+FEW = 2**18
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -28,7 +30,7 @@ def probabilities(logits: Tensor) -> Tensor:
     return ops.softmax(floored, axis=-1).reshape(logits.shape)
 
 
-def truncation_mask(p_x_0: Tensor, truncation_rate: Tensor) -> Tensor:
+def truncation_mask(p_x_0: Tensor, truncation_rate: Tensor, sorts: bool = False) -> Tensor:
     """Which classes truncation keeps: the likeliest that carry the share ``truncation_rate`` of the probability.
 
     A class is kept if the classes likelier than it carry less than the rate together; so the likeliest always is, and
@@ -37,19 +39,17 @@ def truncation_mask(p_x_0: Tensor, truncation_rate: Tensor) -> Tensor:
     Args:
         p_x_0: (batch, pixels, classes) float32; sums to 1.
         truncation_rate: (1,) float32 in (0, 1].
+        sorts: see ``_likeliest``.
 
     Returns:
         (batch, pixels, classes) bool.
     """
-    classes = p_x_0.shape[-1]
-    p = p_x_0.reshape(-1, classes)  # (rows, classes)
-    least = ops.maximum((1.0 - truncation_rate) / (2 * classes), NEGLIGIBLE)
-    threshold = _threshold(p, p, truncation_rate, least)
-    threshold = ops.where(truncation_rate == 1.0, -1.0, threshold)
-    return (p > ops.tile(threshold, (1, classes))).reshape(p_x_0.shape)
+    least = ops.maximum((1.0 - truncation_rate) / (2 * p_x_0.shape[-1]), NEGLIGIBLE)
+    kept = _likeliest(p_x_0, p_x_0, truncation_rate, least, sorts)
+    return ops.logical_or(kept, truncation_rate == 1.0)
 
 
-def top_k_mask(p_x_0: Tensor, k: Tensor) -> Tensor:
+def top_k_mask(p_x_0: Tensor, k: Tensor, sorts: bool = False) -> Tensor:
     """Which classes are among the k likeliest, or as likely as the last of them.
 
     Classes less likely than ``NEGLIGIBLE`` are not kept.
@@ -57,28 +57,48 @@ def top_k_mask(p_x_0: Tensor, k: Tensor) -> Tensor:
     Args:
         p_x_0: (batch, pixels, classes) float32; sums to 1.
         k: (1,) float32, a whole number of at least 1.
+        sorts: see ``_likeliest``.
+
+    Returns:
+        (batch, pixels, classes) bool.
+    """
+    return _likeliest(p_x_0, ops.ones_like(p_x_0), k - 0.5, Tensor(NEGLIGIBLE, ms.float32), sorts)
+
+
+def _likeliest(p_x_0: Tensor, weights: Tensor, enough: Tensor, least: Tensor, sorts: bool) -> Tensor:
+    """The fewest classes, from the likeliest on, whose weights sum to ``enough``, and those as likely as the last.
+
+    Args:
+        p_x_0, weights: (batch, pixels, classes) float32; the weights are p_x_0, or the same for all classes.
+        enough: (1,) float32.
+        least: a class less likely than this is not among them, (1,) float32.
+        sorts: whether the form may be that which sorts the classes.
 
     Returns:
         (batch, pixels, classes) bool.
     """
     classes = p_x_0.shape[-1]
-    p = p_x_0.reshape(-1, classes)  # (rows, classes)
-    threshold = _threshold(p, ops.ones_like(p), k - 0.5, NEGLIGIBLE)
-    return (p > ops.tile(threshold, (1, classes))).reshape(p_x_0.shape)
+    p, weights, spread = p_x_0.reshape(-1, classes), weights.reshape(-1, classes), (1, classes)
+    if sorts and p.size <= FEW:
+        kept = p >= ops.tile(ops.maximum(_last_of_enough(p, weights, enough), least), spread)
+    else:
+        kept = p > ops.tile(_level_of_enough(p, weights, enough, least), spread)
+    return kept.reshape(p_x_0.shape)
 
 
-def _threshold(p: Tensor, weights: Tensor, enough: Tensor, least: Tensor) -> Tensor:
-    """The greatest level above which the weights sum to ``enough``, for each row; ``least`` if there is none.
+def _last_of_enough(p: Tensor, weights: Tensor, enough: Tensor) -> Tensor:
+    """The probability of the last class in ``_likeliest``, for each row, (rows, 1)."""
+    descending, order = ops.topk(p, p.shape[-1])
+    own = ops.gather_elements(weights, 1, order)
+    is_before = ops.cumsum(own, -1) - own < enough
+    return ops.where(is_before, descending, ops.ones_like(descending)).min(axis=-1, keepdims=True)
+
+
+def _level_of_enough(p: Tensor, weights: Tensor, enough: Tensor, least: Tensor) -> Tensor:
+    """The greatest level above which the weights sum to ``enough``, for each row, (rows, 1); at least ``least``.
 
     By bisection of its logarithm, because the weight above a level falls as the level rises: sorting 4096 classes takes
     twice as long on a CPU.
-
-    Args:
-        p, weights: (rows, classes) float32.
-        enough, least: (1,) float32.
-
-    Returns:
-        (rows, 1) float32.
     """
     spread = (1, p.shape[-1])
     high = ops.ones_like(p[:, :1])  # above ``high`` lies less than enough, above ``low`` at least that
@@ -95,17 +115,17 @@ def _threshold(p: Tensor, weights: Tensor, enough: Tensor, least: Tensor) -> Ten
 TRUNCATIONS = {"rate": truncation_mask, "top_k": top_k_mask}
 
 
-def truncated(p_x_0: Tensor, truncation: Optional[str], amount: Tensor) -> Tensor:
+def truncated(p_x_0: Tensor, truncation: Optional[str], amount: Tensor, sorts: bool = False) -> Tensor:
     """p(x_0) with zeros for the classes that are not kept. It is not normalised again.
 
     Args:
         p_x_0: (batch, pixels, classes) float32; sums to 1.
         truncation: one of ``TRUNCATIONS``, or None.
-        amount: (1,) float32, as that function takes it.
+        amount, sorts: as that function takes them.
     """
     if truncation is None:
         return p_x_0
-    return p_x_0 * TRUNCATIONS[truncation](p_x_0, amount).astype(ms.float32)
+    return p_x_0 * TRUNCATIONS[truncation](p_x_0, amount, sorts).astype(ms.float32)
 
 
 def truncate(log_p_x_0: Tensor, truncation_rate: Tensor) -> Tensor:

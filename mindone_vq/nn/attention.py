@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.nn.device import fused_attention
-from mindone_vq.nn.linear import Weights, joined, layer_weights, linear, padded_inputs, padded_outputs, scaled
+from mindone_vq.nn.linear import Linear, Weights, joined, layer_weights, padded_inputs, padded_outputs, scaled
 from mindone_vq.nn.normalization import GroupNorm, SpatialNorm
 
 FUSED_SIZE, FUSED_LARGEST = 16, 512  # heads that the fused kernel takes are multiples of the first up to the second
@@ -130,6 +130,7 @@ class Attention(nn.Cell):
         self.to_q = nn.Dense(query_dim, heads * dim_head, has_bias=bias)
         self.to_k = nn.Dense(context_dim, heads * dim_head, has_bias=bias)
         self.to_v = nn.Dense(context_dim, heads * dim_head, has_bias=bias)
+        self.product = Linear()
         self.to_out = nn.CellList([nn.Dense(heads * dim_head, query_dim), nn.Dropout(p=dropout)])
 
     def weights(self) -> Weights:
@@ -162,7 +163,7 @@ class Attention(nn.Cell):
 
     def output(self, attended: Tensor, weights: Weights) -> Tensor:
         """(batch, tokens, heads * head_dim) -> (batch, tokens, query_dim); weights: from ``prepared``."""
-        return self.to_out[1](linear(attended, weights["to_out"]))
+        return self.to_out[1](self.product(attended, weights["to_out"]))
 
 
 class SpatialAttention(Attention):

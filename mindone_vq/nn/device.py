@@ -9,7 +9,6 @@ import mindspore as ms
 TARGETS = ("CPU", "Ascend")
 LARGE = 2**28  # bytes of weights
 MANY_SCORES = 2**26
-FEW_VALUES = 2**18
 FUSED_ATTENTION = ("ascend910b", "ascend910_93")  # Atlas A2 and A3
 
 _target: Optional[str] = None  # built for instead of the device that computes; see ``built_for``
@@ -25,6 +24,11 @@ def fused_attention() -> bool:
     if device() != "Ascend":
         return False
     return ms.get_context("device_target") != "Ascend" or _processor() in FUSED_ATTENTION
+
+
+def fused_linear() -> bool:
+    """Whether a linear layer is one kernel with its bias. MindSpore's on a CPU is a product and a slow sum."""
+    return not on_cpu()
 
 
 def device() -> str:
@@ -53,9 +57,12 @@ def steps_in_a_graph() -> int:
     return 10 if on_cpu() else 1
 
 
-def sorts(values: int) -> bool:
-    """Whether sorting is faster than bisection where truncation looks for a threshold; values: in all rows."""
-    return on_cpu() and values <= FEW_VALUES
+def sorts() -> bool:
+    """Whether sorting a few probabilities takes less time than bisection, which is many small kernels, for a CPU.
+
+    An NPU sorts float32 with less accuracy.
+    """
+    return on_cpu()
 
 
 def layer_by_layer(weight_bytes: int) -> bool:

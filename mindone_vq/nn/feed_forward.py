@@ -3,7 +3,7 @@
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.nn.activations import FEED_FORWARD, geglu, get_activation, quick_gelu
-from mindone_vq.nn.linear import Weights, layer_weights, linear
+from mindone_vq.nn.linear import Linear, Weights, layer_weights
 
 
 class ActivatedProjection(nn.Cell):
@@ -27,6 +27,7 @@ class FeedForward(nn.Cell):
     def __init__(self, dim: int, activation_fn: str = "geglu", dropout: float = 0.0, mult: int = 4) -> None:
         super().__init__()
         self.activation = get_activation(FEED_FORWARD, activation_fn, "activation_fn")
+        self.product = Linear()
         inner_dim = 2 * mult * dim if self.activation is geglu else mult * dim  # a gate halves the width
         self.net = nn.CellList([ActivatedProjection(dim, inner_dim), nn.Dropout(p=dropout), nn.Dense(mult * dim, dim)])
 
@@ -35,7 +36,8 @@ class FeedForward(nn.Cell):
 
     def construct(self, x: Tensor, weights: Weights) -> Tensor:
         """x: (batch, tokens, dim); weights: those of ``weights`` -> the same shape."""
-        return linear(self.net[1](self.activation(linear(x, weights["up"]))), weights["down"])
+        inner = self.net[1](self.activation(self.product(x, weights["up"])))
+        return self.product(inner, weights["down"])
 
 
 class ConvFeedForward(nn.Cell):

@@ -4,6 +4,8 @@ from typing import Any
 
 from mindspore import Tensor, nn, ops
 
+from mindone_vq.nn.device import fused_linear
+
 # Tensors by name, nested as the cells are: weights["attn1"]["to_q"]["weight"].
 Weights = dict[str, Any]
 
@@ -15,11 +17,23 @@ def layer_weights(layer: nn.Cell) -> Weights:
     return {"weight": layer.weight}
 
 
-def linear(x: Tensor, weights: Weights) -> Tensor:
-    """x: (..., in); weight: (out, in); bias, if there is one: (out,), both of any float type -> (..., out) as x."""
-    rows = x.reshape(-1, x.shape[-1])
-    bias = ops.cast(weights["bias"], x.dtype) if "bias" in weights else None
-    return ops.Dense()(rows, ops.cast(weights["weight"], x.dtype), bias).reshape(*x.shape[:-1], -1)
+class Linear(nn.Cell):
+    """A linear layer without weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused = fused_linear()
+
+    def construct(self, x: Tensor, weights: Weights) -> Tensor:
+        """x: (..., in); weight: (out, in); bias, if there is one: (out,), both of any float type -> (..., out) as x."""
+        rows, weight = x.reshape(-1, x.shape[-1]), ops.cast(weights["weight"], x.dtype)
+        bias = ops.cast(weights["bias"], x.dtype) if "bias" in weights else None
+        if self.fused:
+            rows = ops.Dense()(rows, weight, bias)
+        else:
+            rows = ops.MatMul(transpose_b=True)(rows, weight)
+            rows = rows if bias is None else ops.BiasAdd()(rows, bias)
+        return rows.reshape(*x.shape[:-1], -1)
 
 
 def joined(layers: tuple[Weights, ...]) -> Weights:

@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
 from mindone_vq.nn.device import on_cpu
-from mindone_vq.nn.linear import Weights, layer_weights, linear
+from mindone_vq.nn.linear import Linear, Weights, layer_weights
 
 
 def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, decomposed: bool) -> Tensor:
@@ -125,6 +125,7 @@ class AdaLayerNorm(nn.Cell):
         super().__init__()
         self.emb = nn.Embedding(num_embeddings, dim)
         self.linear = nn.Dense(dim, 2 * dim)
+        self.product = Linear()
         self.norm = LayerNorm(dim, elementwise_affine=False)
         self.decomposed = on_cpu()
 
@@ -133,7 +134,7 @@ class AdaLayerNorm(nn.Cell):
 
     def modulation(self, index: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
         """index: (n,) integers -> ``1 + scale`` and ``shift`` of each, (n, dim)."""
-        rows = linear(ops.silu(ops.gather(weights["emb"], index, 0)), weights["linear"])
+        rows = self.product(ops.silu(ops.gather(weights["emb"], index, 0)), weights["linear"])
         scale, shift = ops.chunk(rows, 2, axis=-1)
         return 1.0 + scale, shift
 

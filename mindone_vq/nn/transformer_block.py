@@ -5,7 +5,7 @@ from typing import Optional
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.nn.attention import Attention, ScaledDotProductAttention
-from mindone_vq.nn.linear import Weights, linear
+from mindone_vq.nn.linear import Weights
 from mindone_vq.nn.normalization import AdaLayerNorm, LayerNorm
 
 
@@ -13,8 +13,8 @@ class BasicTransformerBlock(nn.Cell):
     """Self-attention, cross-attention to the text, feed-forward; each after its norm, each with a residual.
 
     What the timestep and the condition contribute is computed by ``modulations`` and ``context``. In generation that is
-    done once a call, and ``conditioned`` does the rest of each step. All of them are given weights, so that one compiled
-    block serves every layer.
+    done once a call, and ``conditioned`` does the rest of each step. All of them are given weights: one compiled block
+    serves every layer.
 
     Args:
         dim: size of a token.
@@ -111,8 +111,10 @@ class BasicTransformerBlock(nn.Cell):
             each; or nothing. All of one shape.
         """
         if self.has_text:
-            key, value = linear(condition, weights["attn2"]["to_k"]), linear(condition, weights["attn2"]["to_v"])
-            return self.attn2.attend.split(key), self.attn2.attend.split(value)
+            attention, projections = self.attn2, weights["attn2"]
+            key = attention.product(condition, projections["to_k"])
+            value = attention.product(condition, projections["to_v"])
+            return attention.attend.split(key), attention.attend.split(value)
         if self.has_class:
             return self.norm3.modulation(condition, weights["norm3"])
         return ()
@@ -143,7 +145,7 @@ class BasicTransformerBlock(nn.Cell):
     def attention_inputs(self, x: Tensor, modulations: tuple[Tensor, ...], weights: Weights) -> Tensor:
         """Queries, keys and values of the self-attention, (batch, tokens, 3 * heads * head_dim)."""
         normalized = self.norm1(x, *modulations[:2]) if self.has_timestep else self.norm1(x, weights["norm1"])
-        return linear(normalized, weights["attn1"]["to_qkv"])
+        return self.attn1.product(normalized, weights["attn1"]["to_qkv"])
 
     def after_attention(
         self,
@@ -157,7 +159,7 @@ class BasicTransformerBlock(nn.Cell):
         x = x + self.attn1.output(attended, weights["attn1"])
         if self.has_text:
             normalized = self.norm2(x, *modulations[2:]) if self.has_timestep else self.norm2(x, weights["norm2"])
-            query = self.attn2.attend.split(linear(normalized, weights["attn2"]["to_q"]))
+            query = self.attn2.attend.split(self.attn2.product(normalized, weights["attn2"]["to_q"]))
             x = x + self.attn2.output(self.attn2.attend.attend(query, *context), weights["attn2"])
         normalized = self.norm3(x, *context) if self.has_class else self.norm3(x, weights["norm3"])
         return x + self.ff(normalized, weights["ff"])

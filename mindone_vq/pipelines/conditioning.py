@@ -19,7 +19,7 @@ class Conditioning:
     """The contributions, computed once a call.
 
     Attributes:
-        contributions: to the whole network, or to one layer after the other.
+        contributions: to the whole network, or to one layer after the other; each ``mutable``, a graph's input.
         weights: of the conditions in guidance; empty where there is no guidance. With guidance the null condition comes
             first.
         batch: pictures.
@@ -37,10 +37,10 @@ class Conditioning:
     def unguided(self) -> "Conditioning":
         """That of a step without guidance."""
         own = tuple(
-            (modulations, tuple(Tensor(each.asnumpy()[-self.batch :]) for each in context))
+            mutable((modulations, tuple(Tensor(each.asnumpy()[-self.batch :]) for each in context)))
             for modulations, context in self.contributions
         )
-        return Conditioning(mutable(own), (), self.batch)
+        return Conditioning(own, (), self.batch)
 
 
 class LayerConditioning(nn.Cell):

@@ -15,7 +15,7 @@ from mindone_vq.diffusion.sample_step import SampleStep
 from mindone_vq.diffusion.steps import Step
 from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.nn.device import compute_dtype, layer_by_layer, steps_in_a_graph
-from mindone_vq.nn.linear import layer_weights, linear
+from mindone_vq.nn.linear import Linear, layer_weights
 from mindone_vq.pipelines.compilation import GraphCache
 from mindone_vq.pipelines.conditioning import (
     Conditioning,
@@ -52,6 +52,7 @@ class OutputHead(nn.Cell):
     def __init__(self, transformer: DiscreteDenoiser, conditions: int) -> None:
         super().__init__(auto_prefix=False)
         self.norm_out, self.out, self.conditions = transformer.norm_out, transformer.out, conditions
+        self.product = Linear()
 
     def construct(self, hidden_states: Tensor, guidance_scales: Tensor) -> Tensor:
         """Guidance, and the last layer.
@@ -67,7 +68,7 @@ class OutputHead(nn.Cell):
         if self.conditions > 1:
             parts = ops.chunk(normalized.astype(ms.float32), self.conditions, axis=0)
             normalized = guide(parts[0], parts[1:], guidance_scales).astype(hidden_states.dtype)
-        return linear(normalized, layer_weights(self.out)).astype(ms.float32)
+        return self.product(normalized, layer_weights(self.out)).astype(ms.float32)
 
 
 def sample_step(transformer: DiscreteDenoiser, sampler_cell: type[nn.Cell], truncation: Optional[str]) -> SampleStep:
@@ -209,11 +210,11 @@ class Denoiser:
         timesteps = Tensor(np.arange(self.transformer.num_timesteps or 1), ms.int32)
         if self.by_layer:
             graph, layers = self.graphs.get(LayerConditioning, self.blocks[0], name="conditioning"), self._layers()
-            contributions = tuple(graph(rows, timesteps, layers.weights(i)) for i in range(len(self.blocks)))
+            contributions = [graph(rows, timesteps, layers.weights(i)) for i in range(len(self.blocks))]
         else:
             graph = self.graphs.get(NetworkConditioning, self._prepared(), name="conditioning")
-            contributions = (graph(rows, timesteps),)
-        return Conditioning(mutable(contributions), tuple(weights), conditions.shape[1])
+            contributions = [graph(rows, timesteps)]
+        return Conditioning(tuple(mutable(each) for each in contributions), tuple(weights), conditions.shape[1])
 
     def step(self, conditioning: Conditioning, options: SamplingOptions) -> Callable[..., Tensor]:
         """The denoising step of one call.
