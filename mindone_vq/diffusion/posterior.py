@@ -74,7 +74,7 @@ def posterior(p_x_0: Tensor, x_t: Tensor, coefficients: Tensor) -> tuple[Tensor,
         Those of the classes, (batch, pixels, classes) float32; and that of the mask, (batch, pixels, 1).
     """
     classes, one, zero = p_x_0.shape[-1], Tensor(1.0, ms.float32), Tensor(0.0, ms.float32)
-    values = ops.exp(coefficients)
+    values = ops.split(ops.exp(coefficients), 1)  # (1,) each
     p, states = p_x_0.reshape(-1, classes), x_t.reshape(-1)  # (rows, classes), (rows,)
     is_mask = (states == classes).expand_dims(-1)  # (rows, 1)
     weighted = p * ops.one_hot(states, classes, values[WEIGHT_SAME], one)

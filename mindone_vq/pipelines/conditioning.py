@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import mindspore as ms
 from mindspore import Tensor, mutable, nn, ops
 
 from mindone_vq.nn.linear import Weights
@@ -73,9 +74,9 @@ class NetworkConditioning(nn.Cell):
 
 
 def contributions(modulations: Tensors, context: Tensors) -> Contributions:
-    """Tensors of one shape each -> all in one."""
+    """Tensors of one shape each -> all in one; the modulations in float32, as norms use them."""
     return (
-        (ops.concat(modulations, -1),) if len(modulations) else (),
+        (ops.concat(modulations, -1).astype(ms.float32),) if len(modulations) else (),
         (ops.stack(context, 1),) if len(context) else (),
     )
 
@@ -90,5 +91,5 @@ def unstacked(context: Tensors) -> Tensors:
     result = ()
     if len(context):
         for each in ops.split(context[0], 1, 1):
-            result += (each.squeeze(1),)
+            result += (each.reshape(each.shape[0], *each.shape[2:]),)
     return result

@@ -151,12 +151,17 @@ class DenoisingSteps(nn.Cell):
             timesteps, guidance_scales, parameters, uniforms: those of each step along a first axis, at least ``count``.
         """
         if timesteps.shape[0] == 1:
-            own = guidance_scales[0], truncation_amount, parameters[0], uniforms[0], is_known
+            scales, parameters, uniforms = (
+                guidance_scales.reshape(-1),
+                parameters.reshape(-1),
+                uniforms.reshape(uniforms.shape[1:]),
+            )
+            own = scales, truncation_amount, parameters, uniforms, is_known
             return self.step(x_t, timesteps, contributions, *own)
         i = ops.zeros((1,), ms.int32)
         while i < count:
-            timestep, scales = ops.gather(timesteps, i, 0), ops.gather(guidance_scales, i, 0).squeeze(0)
-            own = ops.gather(parameters, i, 0).squeeze(0), ops.gather(uniforms, i, 0).squeeze(0)
+            timestep, scales = ops.gather(timesteps, i, 0), ops.gather(guidance_scales, i, 0).reshape(-1)
+            own = ops.gather(parameters, i, 0).reshape(-1), ops.gather(uniforms, i, 0).reshape(uniforms.shape[1:])
             x_t = self.step(x_t, timestep, contributions, scales, truncation_amount, *own, is_known)
             i = i + 1
         return x_t
