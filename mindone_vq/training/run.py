@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Parameter
 from PIL import Image
 from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mindone_vq.training import settings as settings_files
 from mindone_vq.training.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -49,7 +50,7 @@ class Training:
         self._reported = ""  # problems of the dataset
 
     def advance(self) -> dict[str, float]:
-        """One update of the weights; what to log of it, of which means are taken."""
+        """One update of the weights, which has ended; what to log of it, of which means are taken."""
         raise NotImplementedError
 
     def previews(self) -> dict[str, Image.Image]:
@@ -94,14 +95,14 @@ class Training:
             self._report_problems()
             self.devices.on_first(lambda: settings_files.save(settings, settings.output / SETTINGS_FILE))
             bar = tqdm(total=settings.steps, initial=self.step, unit="step", dynamic_ncols=True, disable=not first)
-            with TrainingLog(settings.output, self.step, first) as log, bar:
+            with TrainingLog(settings.output, self.step, first) as log, bar, logging_redirect_tqdm():
                 self._train(log, bar)
             self.devices.on_first(lambda: self.save(settings.output))
         finally:
             self.close()
 
     def _train(self, log: TrainingLog, bar: tqdm) -> None:
-        settings, values, since = self.settings, [], time.perf_counter()
+        settings, values, since, begun = self.settings, [], time.perf_counter(), self.step
         while self.step < settings.steps:
             rate = self.learning_rate.at(self.step)
             values.append(self.advance())
@@ -116,8 +117,11 @@ class Training:
                 log.scalars(self.step, line)
                 shown = {"loss": line["loss"], "images/s": line["images_per_second"]}
                 bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()}, refresh=False)
-                bar.update(len(values))
                 values, since = [], now
+            if self.step == begun + 1:
+                _start_clock(bar, self.step)
+            else:
+                bar.update()
             if settings.preview_every and self.step % settings.preview_every == 0:
                 self.devices.on_first(lambda: self._preview(log))
             if self.step % settings.save_every == 0 or at_end:
@@ -174,6 +178,13 @@ class Training:
         }
         folder = self.settings.output / CHECKPOINTS
         save_checkpoint(folder, self.step, self._parameters(), self.arrays(), state, self.settings.keep)
+
+
+def _start_clock(bar: tqdm, step: int) -> None:
+    """Lets the bar measure from here, ``step``, on: the first step of a run compiles, and takes far longer."""
+    bar.unpause()
+    bar.initial = bar.n = bar.last_print_n = step
+    bar.refresh()
 
 
 def _means(values: list[dict[str, float]]) -> dict[str, float]:
