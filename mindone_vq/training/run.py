@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mindone_vq.nn.device import on_cpu
 from mindone_vq.training import settings as settings_files
 from mindone_vq.training.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from mindone_vq.training.data.dataset import CaptionedPictures
@@ -24,6 +25,7 @@ from mindone_vq.training.update.updates import Updates
 logger = logging.getLogger("mindone_vq")
 
 CHECKPOINTS, SETTINGS_FILE = "checkpoints", "training.yaml"
+LONG = 2 * 3600  # seconds, beyond which a run on a CPU is no first try
 # What may differ when a run is continued: it changes no weight.
 FREE = {"output", "resume", "device", "save_every", "keep", "log_every", "preview_every", "memory_limit"}
 FREE |= {"preview_prompts", "preview_steps", "preview_guidance_scale", "preview_truncation_rate"}
@@ -104,6 +106,7 @@ class Training:
     def _train(self, log: TrainingLog, bar: tqdm) -> None:
         settings, values, since, begun = self.settings, [], time.perf_counter(), self.step
         while self.step < settings.steps:
+            start = time.perf_counter()
             rate = self.learning_rate.at(self.step)
             values.append(self.advance())
             self.learning_rate.observe(self.step, values[-1]["loss"])
@@ -122,11 +125,20 @@ class Training:
                 _start_clock(bar, self.step)
             else:
                 bar.update()
+            if self.step == begun + 2:
+                self._report_long(time.perf_counter() - start)
             if settings.preview_every and self.step % settings.preview_every == 0:
                 self.devices.on_first(lambda: self._preview(log))
             if self.step % settings.save_every == 0 or at_end:
                 self.devices.on_first(self._save_checkpoint)
                 self._report_problems()
+
+    def _report_long(self, seconds: float) -> None:
+        """Points to smaller settings where the run, at ``seconds`` for a step, takes long on a CPU."""
+        left = (self.settings.steps - self.step) * seconds
+        if left > LONG and on_cpu() and self.devices.first:
+            hint = "docs/training.md has settings for a first try"
+            logger.info("About %.0f hours are left on this CPU; %s.", left / 3600, hint)
 
     def _preview(self, log: TrainingLog) -> None:
         for name, picture in self.previews().items():

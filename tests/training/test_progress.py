@@ -78,3 +78,15 @@ def test_what_compiles_is_named_once_on_lines_without_the_bar(train, monkeypatch
     assert messages == [
         message for name in names for message in (f"Compiling the {name} ...", f"Compiled the {name} in 0.0 s.")
     ]
+
+
+def test_a_run_that_takes_long_on_a_cpu_names_settings_for_a_first_try(train, caplog, monkeypatch):
+    caplog.set_level("INFO", "mindone_vq")
+    hint = "About 9 hours are left on this CPU; docs/training.md has settings for a first try."
+    train(seconds=3600)
+    assert caplog.messages.count(hint) == 1
+    caplog.clear()
+    train(seconds=600)
+    monkeypatch.setattr(run_module, "on_cpu", lambda: False)
+    train(seconds=3600)
+    assert "this CPU" not in caplog.text
