@@ -26,7 +26,7 @@ setup(
         "huggingface_hub>=0.25",  # models by hub id
         "tokenizers>=0.19",  # byte-pair encoding of prompts
         "pillow",  # pictures
-        "tqdm",  # progress bars
+        "tqdm>=4.57",  # progress bars; from this release on with log messages above them
         "pyyaml",  # configs of original checkpoints
         "scipy",  # parts of pictures and confidence intervals of the demo data's scores; MindSpore needs it, too
         "packaging",  # versions in mindone_vq.doctor; MindSpore needs it, too

@@ -10,7 +10,9 @@ import numpy as np
 from mindspore import Parameter
 from PIL import Image
 from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mindone_vq.nn.device import on_cpu
 from mindone_vq.training import settings as settings_files
 from mindone_vq.training.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from mindone_vq.training.data.dataset import CaptionedPictures
@@ -23,6 +25,7 @@ from mindone_vq.training.update.updates import Updates
 logger = logging.getLogger("mindone_vq")
 
 CHECKPOINTS, SETTINGS_FILE = "checkpoints", "training.yaml"
+LONG = 2 * 3600  # seconds, beyond which a run on a CPU is no first try
 # What may differ when a run is continued: it changes no weight.
 FREE = {"output", "resume", "device", "save_every", "keep", "log_every", "preview_every", "memory_limit"}
 FREE |= {"preview_prompts", "preview_steps", "preview_guidance_scale", "preview_truncation_rate"}
@@ -49,7 +52,7 @@ class Training:
         self._reported = ""  # problems of the dataset
 
     def advance(self) -> dict[str, float]:
-        """One update of the weights; what to log of it, of which means are taken."""
+        """One update of the weights, which has ended; what to log of it, of which means are taken."""
         raise NotImplementedError
 
     def previews(self) -> dict[str, Image.Image]:
@@ -94,15 +97,16 @@ class Training:
             self._report_problems()
             self.devices.on_first(lambda: settings_files.save(settings, settings.output / SETTINGS_FILE))
             bar = tqdm(total=settings.steps, initial=self.step, unit="step", dynamic_ncols=True, disable=not first)
-            with TrainingLog(settings.output, self.step, first) as log, bar:
+            with TrainingLog(settings.output, self.step, first) as log, bar, logging_redirect_tqdm():
                 self._train(log, bar)
             self.devices.on_first(lambda: self.save(settings.output))
         finally:
             self.close()
 
     def _train(self, log: TrainingLog, bar: tqdm) -> None:
-        settings, values, since = self.settings, [], time.perf_counter()
+        settings, values, since, begun = self.settings, [], time.perf_counter(), self.step
         while self.step < settings.steps:
+            start = time.perf_counter()
             rate = self.learning_rate.at(self.step)
             values.append(self.advance())
             self.learning_rate.observe(self.step, values[-1]["loss"])
@@ -116,13 +120,25 @@ class Training:
                 log.scalars(self.step, line)
                 shown = {"loss": line["loss"], "images/s": line["images_per_second"]}
                 bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()}, refresh=False)
-                bar.update(len(values))
                 values, since = [], now
+            if self.step == begun + 1:
+                _start_clock(bar, self.step)
+            else:
+                bar.update()
+            if self.step == begun + 2:
+                self._report_long(time.perf_counter() - start)
             if settings.preview_every and self.step % settings.preview_every == 0:
                 self.devices.on_first(lambda: self._preview(log))
             if self.step % settings.save_every == 0 or at_end:
                 self.devices.on_first(self._save_checkpoint)
                 self._report_problems()
+
+    def _report_long(self, seconds: float) -> None:
+        """Points to smaller settings where the run, at ``seconds`` for a step, takes long on a CPU."""
+        left = (self.settings.steps - self.step) * seconds
+        if left > LONG and on_cpu() and self.devices.first:
+            hint = "docs/training.md has settings for a first try"
+            logger.info("About %.0f hours are left on this CPU; %s.", left / 3600, hint)
 
     def _preview(self, log: TrainingLog) -> None:
         for name, picture in self.previews().items():
@@ -174,6 +190,13 @@ class Training:
         }
         folder = self.settings.output / CHECKPOINTS
         save_checkpoint(folder, self.step, self._parameters(), self.arrays(), state, self.settings.keep)
+
+
+def _start_clock(bar: tqdm, step: int) -> None:
+    """Lets the bar measure from here, ``step``, on: the first step of a run compiles, and takes far longer."""
+    bar.unpause()
+    bar.initial = bar.n = bar.last_print_n = step
+    bar.refresh()
 
 
 def _means(values: list[dict[str, float]]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import time
@@ -225,6 +226,8 @@ def test_a_vqvae_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
     )
     code, output = tiny.finish(tiny.VQVAE_EXAMPLE, whole)
     assert code == 0, output
+    order = ["training step of VQVAELoss", "average of the weights", "encoder", "average of the codebook"]
+    assert re.findall(r"Compiling the (.+) \.\.\.", output) == order
     assert sum(line["dead_codes"] for line in tiny.log(whole["output"])[7:]) > 0
     process = tiny.start(tiny.VQVAE_EXAMPLE, killed)
     kill_when(process, lambda: lines_logged(killed["output"]) >= 20)  # between two checkpoints

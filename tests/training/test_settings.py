@@ -1,7 +1,9 @@
 """Settings from defaults, a YAML file and the command line; those of the examples."""
 
+import ast
 import dataclasses
 import math
+import re
 import shlex
 from pathlib import Path
 from typing import Any, Literal
@@ -183,3 +185,12 @@ def test_settings_that_do_not_fit_together_are_refused():
         TextToImageSettings("d")
     with pytest.raises(ValueError, match=r"num_timesteps is that of the model"):
         TextToImageSettings("d", model_from="m", num_timesteps=5)
+
+
+@pytest.mark.parametrize("example", ["train_vqvae", "train_text_to_image"])
+def test_help_and_documentation_name_settings_for_a_first_try(example):
+    description = ast.get_docstring(ast.parse((ROOT / "examples" / f"{example}.py").read_text()))
+    (config,) = re.findall(r"--config (examples/\S+\.yaml)", description)
+    assert (ROOT / config).is_file()
+    section = (ROOT / "docs" / "training.md").read_text().split("## A first try on a CPU")[1].split("\n## ")[0]
+    assert config in section

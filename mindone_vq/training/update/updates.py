@@ -8,6 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from mindone_vq.training.compilation import TrainingGraph
 from mindone_vq.training.devices import Devices
 from mindone_vq.training.run_settings import RunSettings
 from mindone_vq.training.update.optimizer import AdamW, WeightAverage
@@ -67,7 +68,7 @@ class Updates:
         self.average, self._average = None, None
         if settings.ema_decay > 0:
             self.average = WeightAverage(parameters, settings.ema_decay)
-            self._average = ms.jit(self.average, fullgraph=True)
+            self._average = TrainingGraph(self.average, "average of the weights")
         self.scaler = None
         if settings.precision == "float16":
             self.scaler = ms.amp.DynamicLossScaler(FIRST_SCALE, 2, STEPS_TO_GROW)
@@ -75,10 +76,12 @@ class Updates:
                 parameter.name = prefix + parameter.name
         self.skipped = self.skipped_in_a_row = 0
 
-    def _graph(self, last: bool) -> Any:
+    def _graph(self, last: bool) -> TrainingGraph:
         settings = self.settings
         shared = (settings.clip_norm, settings.accumulation, self.devices.count)
-        return ms.jit(TrainingStep(self.cell, self.optimizer, self.sums, *shared, last=last), fullgraph=True)
+        step = TrainingStep(self.cell, self.optimizer, self.sums, *shared, last=last)
+        name = f"training step of {type(self.cell).__name__}"
+        return TrainingGraph(step, name if last else f"{name} without an update")
 
     def parameters(self) -> list[Parameter]:
         """All that changes, for a checkpoint: weights, moments, averages, sums, loss scale."""

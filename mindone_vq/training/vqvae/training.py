@@ -5,12 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any, Optional
 
-import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from PIL import Image
 
 from mindone_vq.pictures import grid, to_model_range, to_uint8
+from mindone_vq.training.compilation import TrainingGraph
 from mindone_vq.training.data.batches import PixelBatches, to_pixels
 from mindone_vq.training.data.dataset import UnreadablePicture, open_dataset
 from mindone_vq.training.devices import Devices
@@ -44,7 +44,7 @@ class VQVAETraining(Training):
         if settings.codebook == "ema":
             self.codebook.requires_grad = False
             self.average = CodebookAverage(self.codebook, settings.codebook_decay, settings.dead_below, devices.count)
-            self._average = ms.jit(self.average, fullgraph=True)
+            self._average = TrainingGraph(self.average, "average of the codebook")
         self.discriminator: Optional[Updates] = None
         self.terms = self._make_terms()
         loss = VQVAELoss(
@@ -134,7 +134,8 @@ class VQVAETraining(Training):
 
     def _start_codebook(self) -> None:
         """Puts the codes where the latents of the coming batches are."""
-        encode = ms.jit(self.model.encode, fullgraph=True)
+        logger.info("Starting the codebook by k-means ...")
+        encode = TrainingGraph(self.model.encode, "encoder")
         needed, points, step = POINTS_PER_CODE * len(self.counts), [], self.step * self.settings.accumulation
         while sum(map(len, points)) < needed:
             latents = encode(Tensor(to_model_range(self.batches.batch(step))))[0].asnumpy()  # (batch, channels, h, w)
