@@ -40,7 +40,6 @@ class Exported:
         self.about = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
         graphs, steps, self.text = self.about["graphs"], self.about["steps"], self.about["text"]
         self.graphs = {name: Graph(folder / graph["file"]) for name, graph in graphs.items()}
-        self.dtype = self.about["dtype"]
         self.batch, self.pixels = graphs["denoising_step"]["output"]["shape"]
         self.mask_class, self.timesteps = steps["mask_class"], np.load(folder / steps["timesteps"])
         self.coefficients = np.load(folder / steps["transition_coefficients"])
@@ -54,7 +53,7 @@ class Exported:
         embeddings = self.graphs["text_encoder"](ids.input_ids.astype(np.int32))
         if self.null is not None:
             embeddings = np.concatenate((np.stack([self.null] * self.batch), embeddings))
-        return self.graphs["context"](embeddings.astype(self.dtype))
+        return self.graphs["context"](embeddings.astype(self.about["graphs"]["context"]["inputs"][0]["dtype"]))
 
     def codes(self, prompts: list[str], steps: int, seed: int, scale: float, rate: float) -> np.ndarray:
         """The reverse process: (batch, pixels) int32. Picture i is drawn with ``seed + i``."""

@@ -75,7 +75,9 @@ def as_in_the_pipeline(pipe, inputs, *conditions, timestep=4):
     conditioning = pipe.denoiser.condition(*conditions)
     step = next(step for step in pipe.scheduler.steps(10) if step.t == timestep)
     x_t, uniforms = inputs[0], inputs[-1].asnumpy()[None]
-    return pipe.denoiser.step(conditioning, options)(x_t, step, uniforms, np.zeros((BATCH, PIXELS), bool)).asnumpy()
+    return pipe.denoiser.step(conditioning, options)(
+        x_t, [step], uniforms[None], np.zeros((BATCH, PIXELS), bool)
+    ).asnumpy()
 
 
 def test_each_graph_is_the_pipelines(pipe, exported, rng):
@@ -137,7 +139,7 @@ def test_the_description_is_of_these_files(pipe, exported):
     inputs = [entry for graph in about["graphs"].values() for entry in graph["inputs"]]
     assert all(entry["meaning"] == MEANINGS[entry["name"]] for entry in inputs)
     shapes = {entry["name"]: entry["shape"] for entry in inputs}
-    assert (shapes["condition"], shapes["context"]) == ([2 * BATCH, LENGTH, DIM], [1, 2, 2 * BATCH, LENGTH, 20])
+    assert (shapes["condition"], shapes["context"]) == ([2 * BATCH, LENGTH, DIM], [2 * BATCH, 2, 2, LENGTH, 10])
     assert shapes["guidance_scale"] == [1]
     assert about["graphs"]["decoder"]["output"]["shape"] == [BATCH, 12, 12, 3]
     learned = pipe.learned_classifier_free_sampling_embeddings.embeddings.asnumpy()

@@ -12,10 +12,13 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindone_vq.diffusion.samplers import Ancestral
 from mindone_vq.models.denoiser import DiscreteDenoiser
+from mindone_vq.nn.device import compute_dtype
 from mindone_vq.pipelines.base import DiffusionPipeline
 from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
+from mindone_vq.pipelines.conditioning import NOTHING, NetworkConditioning
 from mindone_vq.pipelines.denoising import DenoisingStep
 from mindone_vq.pipelines.graphs import CodeDecoding, TextEncoding
+from mindone_vq.pipelines.prepared import PreparedNetwork
 from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
 from mindone_vq.pipelines.unconditional import UnconditionalPipeline
 from mindone_vq.text.clip import CLIPTextModel
@@ -55,31 +58,29 @@ class Graph:
     output: str
 
 
-class ContextStack(nn.Cell):
+class Context(nn.Cell):
     """What the condition contributes to every block, as one tensor."""
 
-    def __init__(self, transformer: DiscreteDenoiser) -> None:
+    def __init__(self, prepared: PreparedNetwork) -> None:
         super().__init__(auto_prefix=False)
-        self.blocks = transformer.transformer_blocks
+        self.conditioning = NetworkConditioning(prepared)
 
     def construct(self, condition: Tensor) -> Tensor:
-        """condition: as ``BasicTransformerBlock.context`` takes it -> (layers, tensors of a layer, ...)."""
-        layers = ()  # a tuple: a list in a graph is an operation of its own, which Ascend does not have
-        for block in self.blocks:
-            layers += (ops.stack(block.context(condition)),)
-        return ops.stack(layers)
+        """condition: as ``BasicTransformerBlock.context`` takes it -> (pictures, tensors of all layers, ...)."""
+        return self.conditioning.context(condition)
 
 
 class GuidedStep(nn.Cell):
     """``DenoisingStep`` of the sampler "ancestral", with the modulation of every timestep as a constant."""
 
-    def __init__(self, transformer: DiscreteDenoiser, batch_size: int, conditions: int) -> None:
+    def __init__(
+        self, transformer: DiscreteDenoiser, prepared: PreparedNetwork, batch_size: int, conditions: int
+    ) -> None:
         super().__init__(auto_prefix=False)
-        self.step = DenoisingStep(transformer, conditions, Ancestral.cell, "rate")
+        self.step = DenoisingStep(transformer, prepared, conditions, Ancestral.cell, "rate")
         timesteps = Tensor(np.arange(transformer.num_timesteps or 1), ms.int32)
-        tables = [ops.stack(block.modulations(timesteps)) for block in transformer.transformer_blocks]
-        self.tables = Parameter(ops.stack(tables), name="modulations", requires_grad=False)
-        self.layers, self.norms = len(tables), tables[0].shape[0]
+        modulations = NetworkConditioning(prepared).modulations(timesteps)
+        self.modulations = Parameter(modulations, name="modulations", requires_grad=False)
         self.is_known = ops.zeros((batch_size, transformer.num_latent_pixels), ms.bool_)
         self.no_guidance = Tensor([1.0], ms.float32)
 
@@ -93,12 +94,9 @@ class GuidedStep(nn.Cell):
         truncation_rate: Tensor,
         uniforms: Tensor,
     ) -> Tensor:
-        """As ``DenoisingStep``; context: from ``ContextStack``; uniforms: (batch, pixels)."""
-        layers = ()
-        for i in range(self.layers):
-            layers += ((entries(self.tables[i], self.norms), entries(context[i], context.shape[1])),)
+        """As ``DenoisingStep``; context: from ``Context``; uniforms: (batch, pixels)."""
         sampling = (truncation_rate, coefficients, uniforms.expand_dims(0), self.is_known)
-        return self.step(x_t, timestep, layers, guidance_scale, *sampling)
+        return self.step(x_t, timestep, (self.modulations, context), guidance_scale, *sampling)
 
 
 class UnguidedStep(GuidedStep):
@@ -122,21 +120,13 @@ class UnconditionalStep(GuidedStep):
     def construct(
         self, x_t: Tensor, timestep: Tensor, coefficients: Tensor, truncation_rate: Tensor, uniforms: Tensor
     ) -> Tensor:
-        no_context = ops.zeros((self.layers, 0), ms.float32)
-        return super().construct(x_t, timestep, no_context, coefficients, self.no_guidance, truncation_rate, uniforms)
-
-
-def entries(stacked: Tensor, count: int) -> tuple[Tensor, ...]:
-    """The tensors along the first axis."""
-    result = ()
-    for i in range(count):
-        result += (stacked[i],)
-    return result
+        return super().construct(x_t, timestep, NOTHING, coefficients, self.no_guidance, truncation_rate, uniforms)
 
 
 def text_condition(pipe: VQDiffusionPipeline, rows: int) -> Tensor:
     """Text embeddings: (rows, length, dim)."""
-    return _zeros(rows, pipe.text_length, pipe.transformer.config.cross_attention_dim, dtype=pipe.transformer.dtype)
+    dtype = compute_dtype(pipe.transformer.dtype)
+    return _zeros(rows, pipe.text_length, pipe.transformer.config.cross_attention_dim, dtype=dtype)
 
 
 def class_condition(pipe: ClassToImagePipeline, rows: int) -> Tensor:
@@ -163,18 +153,18 @@ def graphs_of(pipe: DiffusionPipeline, batch_size: int, guided: bool) -> list[Gr
     if guided and condition is None:
         raise ValueError(f"A {type(pipe).__name__} has nothing to guide: export it with guided=False (--unguided).")
     graphs = [text_encoder(pipe, batch_size)] if isinstance(pipe, VQDiffusionPipeline) else []
-    context = None
+    prepared, context = PreparedNetwork(pipe.transformer), None
     if condition is not None:
         graphs.append(
             Graph(
                 "context",
-                ContextStack(pipe.transformer),
+                Context(prepared),
                 {"condition": condition(pipe, 2 * batch_size if guided else batch_size)},
                 "context",
             )
         )
         context = graphs[-1].cell(*graphs[-1].inputs.values())
-    return [*graphs, denoising_step(pipe, batch_size, guided, context), decoder(pipe, batch_size)]
+    return [*graphs, denoising_step(pipe, prepared, batch_size, guided, context), decoder(pipe, batch_size)]
 
 
 def text_encoder(pipe: VQDiffusionPipeline, batch_size: int) -> Graph:
@@ -186,7 +176,9 @@ def text_encoder(pipe: VQDiffusionPipeline, batch_size: int) -> Graph:
     return Graph("text_encoder", TextEncoding(encoder), inputs, "text_embeddings")
 
 
-def denoising_step(pipe: DiffusionPipeline, batch_size: int, guided: bool, context: Tensor) -> Graph:
+def denoising_step(
+    pipe: DiffusionPipeline, prepared: PreparedNetwork, batch_size: int, guided: bool, context: Tensor
+) -> Graph:
     """x_t -> x_s; ``context``: what the graph of that name gives, or None."""
     codes = (batch_size, pipe.transformer.num_latent_pixels)
     inputs = {
@@ -199,7 +191,7 @@ def denoising_step(pipe: DiffusionPipeline, batch_size: int, guided: bool, conte
         "uniforms": _zeros(*codes),
     }
     kind = GuidedStep if guided else UnconditionalStep if context is None else UnguidedStep
-    cell = kind(pipe.transformer, batch_size, 2 if guided else 1)
+    cell = kind(pipe.transformer, prepared, batch_size, 2 if guided else 1)
     return Graph("denoising_step", cell, {name: each for name, each in inputs.items() if each is not None}, "x_s")
 
 

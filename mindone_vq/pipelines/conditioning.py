@@ -10,9 +10,10 @@ from mindone_vq.nn.transformer_block import BasicTransformerBlock
 from mindone_vq.pipelines.prepared import PreparedNetwork
 
 Tensors = tuple[Tensor, ...]
-# The modulations of the norms, a row for each timestep, and the context, each picture's first; each a tuple of one
-# tensor or, where a network has no such thing, of none.
-Contributions = tuple[Tensors, Tensors]
+# The modulations of the norms, a row for each timestep; and the context, each picture's first. ``NOTHING`` where a
+# network has no such thing: a loop in a graph takes no empty tuple.
+Contributions = tuple[Tensor, Tensor]
+NOTHING = Tensor([0.0], ms.float32)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Conditioning:
     def unguided(self) -> "Conditioning":
         """That of a step without guidance."""
         own = tuple(
-            mutable((modulations, tuple(Tensor(each.asnumpy()[-self.batch :]) for each in context)))
+            mutable((modulations, Tensor(context.asnumpy()[-self.batch :])))
             for modulations, context in self.contributions
         )
         return Conditioning(own, (), self.batch)
@@ -54,7 +55,8 @@ class LayerConditioning(nn.Cell):
     def construct(self, condition: Tensor, timesteps: Tensor, weights: Weights) -> Contributions:
         """condition: as ``context`` of the block takes it; timesteps: (T,)."""
         weights = self.block.prepared(weights)
-        return contributions(self.block.modulations(timesteps, weights), self.block.context(condition, weights))
+        modulations, context = self.block.modulations(timesteps, weights), self.block.context(condition, weights)
+        return modulation_table(modulations), stacked(context)
 
 
 class NetworkConditioning(nn.Cell):
@@ -65,31 +67,41 @@ class NetworkConditioning(nn.Cell):
         self.blocks, self.layers = prepared.blocks, prepared.layers
 
     def construct(self, condition: Tensor, timesteps: Tensor) -> Contributions:
-        modulations, context = (), ()
+        """As ``LayerConditioning``."""
+        return self.modulations(timesteps), self.context(condition)
+
+    def modulations(self, timesteps: Tensor) -> Tensor:
+        modulations = ()
         for i, block in enumerate(self.blocks):
-            weights = self.layers[i].weights()
-            modulations += block.modulations(timesteps, weights)
-            context += block.context(condition, weights)
-        return contributions(modulations, context)
+            modulations += block.modulations(timesteps, self.layers[i].weights())
+        return modulation_table(modulations)
+
+    def context(self, condition: Tensor) -> Tensor:
+        context = ()
+        for i, block in enumerate(self.blocks):
+            context += block.context(condition, self.layers[i].weights())
+        return stacked(context)
 
 
-def contributions(modulations: Tensors, context: Tensors) -> Contributions:
-    """Tensors of one shape each -> all in one; the modulations in float32, as norms use them."""
-    return (
-        (ops.concat(modulations, -1).astype(ms.float32),) if len(modulations) else (),
-        (ops.stack(context, 1),) if len(context) else (),
-    )
+def modulation_table(modulations: Tensors) -> Tensor:
+    """(T, dim) each -> one of (T, dim of all), in float32, as norms use them."""
+    return ops.concat(modulations, -1).astype(ms.float32) if len(modulations) else NOTHING
 
 
-def at_timestep(modulations: Tensors, timestep: Tensor, dim: int) -> Tensors:
+def at_timestep(table: Tensor, timestep: Tensor, dim: int) -> Tensors:
     """The modulations at a timestep, (1,) int32, of which each is (1, dim)."""
-    return ops.split(ops.gather(modulations[0], timestep, 0), dim, 1) if len(modulations) else ()
+    return ops.split(ops.gather(table, timestep, 0), dim, 1) if table.ndim > 1 else ()
 
 
-def unstacked(context: Tensors) -> Tensors:
-    """The tensors that are one in ``context``."""
-    result = ()
-    if len(context):
-        for each in ops.split(context[0], 1, 1):
-            result += (each.reshape(each.shape[0], *each.shape[2:]),)
-    return result
+def stacked(context: Tensors) -> Tensor:
+    """(batch, ...) each -> one of (batch, tensors, ...)."""
+    return ops.stack(context, 1) if len(context) else NOTHING
+
+
+def unstacked(context: Tensor) -> Tensors:
+    """The tensors that ``stacked`` made one of."""
+    tensors = ()
+    if context.ndim > 1:
+        for each in ops.split(context, 1, 1):
+            tensors += (each.reshape(each.shape[0], *each.shape[2:]),)
+    return tensors

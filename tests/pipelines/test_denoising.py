@@ -18,6 +18,8 @@ from mindone_vq.nn import device
 from mindone_vq.nn.device import groups_of_heads
 from mindone_vq.pipelines import denoising
 from mindone_vq.pipelines.compilation import GraphCache
+from mindone_vq.pipelines.conditioning import LayerConditioning
+from mindone_vq.pipelines.layers import Layer, as_inputs
 from tests.numerics import relative_error
 from tests.tiny_pipeline import random_pipeline, random_weights
 
@@ -46,10 +48,10 @@ def test_a_block_with_the_weights_of_another_is_the_other(compiled, transformer,
     context = Tensor(rng.normal(size=(2, 5, 10)).astype(np.float32))
     x, timesteps = Tensor(rng.normal(size=(2, 16, 24)).astype(np.float32)), Tensor(np.arange(7), ms.int32)
     first, second = transformer.transformer_blocks[:2]
-    layer, conditioning = denoising.Layer(first), denoising.LayerConditioning(first)
+    layer, conditioning = Layer(first), LayerConditioning(first)
     if compiled:
         layer, conditioning = ms.jit(layer, fullgraph=True), ms.jit(conditioning, fullgraph=True)
-    weights = denoising.as_inputs(second.weights())
+    weights = as_inputs(second.weights())
     inputs = mutable(conditioning(context, timesteps, weights))
     for t in (0, 6):
         expected = second(x, context, Tensor([t, t], ms.int32))
@@ -80,7 +82,7 @@ def test_all_forms_draw_the_same(transformer, rng, monkeypatch):
         monkeypatch.setattr(denoising, "layer_by_layer", lambda size, form=is_layer_by_layer: form)
         denoiser = denoising.Denoiser(transformer, GraphCache())
         conditioning = denoiser.condition(*texts)
-        drawn = denoiser.step(conditioning, options)(x_t, step, uniforms, known).asnumpy()
+        drawn = denoiser.step(conditioning, options)(x_t, [step], uniforms[None], known).asnumpy()
         assert (drawn == expected).mean() >= 0.999
         assert len(np.unique(drawn)) == 30
 
@@ -107,7 +109,7 @@ def test_every_kind_of_network_runs_in_both_forms(network, condition, rng, monke
         monkeypatch.setattr(denoising, "layer_by_layer", lambda size, form=form: form)
         denoiser = denoising.Denoiser(network, GraphCache())
         denoise = denoiser.step(denoiser.condition(condition), SamplingOptions(guidance_scale=1.0))
-        assert (denoise(x_t, step, uniforms, np.zeros((2, 16), bool)).asnumpy() == expected).all()
+        assert (denoise(x_t, [step], uniforms[None], np.zeros((2, 16), bool)).asnumpy() == expected).all()
 
 
 def test_one_layer_is_compiled_for_all(rng, monkeypatch):
@@ -115,6 +117,6 @@ def test_one_layer_is_compiled_for_all(rng, monkeypatch):
     pipe = random_pipeline(rng, layers=2)
     codes = pipe(["a ring", "a cross"], 5, generator=0, output_type="latent").images.asnumpy()
     kinds = [kind for kind, *_ in pipe._graphs._graphs]
-    assert kinds.count(denoising.Layer) == 1
+    assert kinds.count(Layer) == 1
     monkeypatch.setattr(denoising, "layer_by_layer", lambda size: False)
     assert (pipe(["a ring", "a cross"], 5, generator=0, output_type="latent").images.asnumpy() == codes).mean() >= 0.95
