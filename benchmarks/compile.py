@@ -82,7 +82,7 @@ def by_layers(layers: int) -> Parts:
         made[:] = [denoiser.step(denoiser.condition(text, null), options)]
 
     def step() -> int:
-        return checksum(made[0](*(inputs[name] for name in ("x_t", "step", "uniforms", "is_known"))))
+        return checksum(made[0](inputs["x_t"], [inputs["step"]], inputs["uniforms"][None], inputs["is_known"]))
 
     def again() -> float:
         make()
@@ -99,13 +99,15 @@ def arguments_of_whole(layers: int) -> tuple[Any, tuple]:
     from mindone_vq.diffusion.samplers import Ancestral
     from mindone_vq.nn.device import built_for
     from mindone_vq.pipelines.denoising import DenoisingStep
+    from mindone_vq.pipelines.prepared import PreparedNetwork
 
     transformer, inputs = build("whole", layers)
     with built_for("Ascend"):
-        cell = DenoisingStep(transformer, 2, Ancestral.cell, "rate").set_train(False)
-    dim = denoise_step.SIZES["num_attention_heads"] * denoise_step.SIZES["attention_head_dim"]
-    keys, table = np.zeros((2, denoise_step.LENGTH, dim), np.float32), np.zeros((100, 2 * dim), np.float32)
-    layer = tuple((Tensor(each), Tensor(each)) for each in (table, keys))
+        prepared = PreparedNetwork(transformer)
+        cell = DenoisingStep(transformer, prepared, 2, Ancestral.cell, "rate").set_train(False)
+    heads, size = denoise_step.SIZES["num_attention_heads"], denoise_step.SIZES["attention_head_dim"]
+    table = np.zeros((100, 4 * layers * heads * size), np.float32)
+    context = np.zeros((2, 2 * layers, heads, denoise_step.LENGTH, size), np.float32)
     arrays = (
         np.int32([denoise_step.TIMESTEP]),
         np.float32([denoise_step.SCALE]),
@@ -115,7 +117,7 @@ def arguments_of_whole(layers: int) -> tuple[Any, tuple]:
         inputs["is_known"],
     )
     timestep, *rest = map(Tensor, arrays)
-    return cell, (inputs["x_t"], timestep, mutable((layer,) * layers), *rest)
+    return cell, (inputs["x_t"], timestep, mutable((Tensor(table), Tensor(context))), *rest)
 
 
 def whole(layers: int) -> Parts:

@@ -3,7 +3,8 @@
     python benchmarks/denoise_step.py
 
 36 layers 1408 wide on 1024 latent pixels, as microsoft/vq-diffusion-ithq; random weights, one picture with guidance,
-truncation 0.86: everything from x_t to x_{t-1}. Every side is a process of its own; they take turns, one step each, so
+truncation 0.86: everything from x_t to x_{t-1}. "mindone_vq float16" keeps the weights in float16, and computes in
+float32. Every side is a process of its own; they take turns, one step each, so
 that the machine's moods fall on all alike. Before the first of those every side runs one step that is not counted, for
 its compilation. The parts of our step are timed too, and the matrix products of one layer alone.
 """
@@ -43,7 +44,7 @@ def inputs(sizes: dict, batch: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return x_t, text / np.linalg.norm(text, axis=-1, keepdims=True)
 
 
-def ours(sizes: dict, batch: int = 1) -> Parts:
+def ours(sizes: dict, batch: int = 1, dtype: str = "float32") -> Parts:
     import mindspore as ms
     from mindspore import Tensor, nn, ops
     from mindspore.nn.utils import no_init_parameters
@@ -60,7 +61,7 @@ def ours(sizes: dict, batch: int = 1) -> Parts:
     rng = np.random.default_rng(1)
     for parameter in transformer.get_parameters():
         values = rng.standard_normal(parameter.shape, dtype=np.float32) * np.float32(SPREAD)
-        assign(parameter, values + 1 if parameter.name.endswith("gamma") else values, ms.float32)
+        assign(parameter, values + 1 if parameter.name.endswith("gamma") else values, getattr(ms, dtype))
     scheduler, options = VQDiffusionScheduler(sizes["num_vector_embeds"]), SamplingOptions(100, SCALE, RATE)
     codes, (null, text) = inputs(sizes, batch)
     x_t, is_known = Tensor(codes.astype(np.int32)), np.zeros(codes.shape, bool)
@@ -91,7 +92,7 @@ def ours(sizes: dict, batch: int = 1) -> Parts:
 
     products = functools.lru_cache(maxsize=None)(lambda: _products(sizes))
     return {
-        "step": lambda: wait(denoise(x_t, step, uniforms(), is_known)),
+        "step": lambda: wait(denoise(x_t, [step], uniforms()[None], is_known)),
         "guidance, truncation, posterior, draw": lambda: wait(
             sample(*drawn_from(), scale, x_t, rate, parameters, Tensor(uniforms()), Tensor(is_known))[1]
         ),
@@ -186,6 +187,7 @@ def theirs(sizes: dict, kind: str) -> Parts:
 
 SIDES = {
     "mindone_vq float32": ours,
+    "mindone_vq float16": functools.partial(ours, dtype="float16"),
     "diffusers float32": lambda sizes: theirs(sizes, "eager"),
     "diffusers float32, torch.compile": lambda sizes: theirs(sizes, "compiled"),
     "diffusers bfloat16": lambda sizes: theirs(sizes, "bfloat16"),

@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py
 
-36 layers 1408 wide, float32, beside diffusers in PyTorch. Loading is from_pretrained of a folder with random weights,
+36 layers 1408 wide, beside diffusers in PyTorch. Loading is from_pretrained of a folder with random weights,
 5.4 GB, as safetensors and as PyTorch's .bin; then every weight is read once, because diffusers only maps the file into
 memory. Resident memory includes the pages of mapped files that were read, which the system can take back; the rest is
 reported too (the greatest of samples, one every 5 ms). Every row is a process of its own, one after the other. Needs
@@ -10,6 +10,7 @@ reported too (the greatest of samples, one every 5 ms). Every row is a process o
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import statistics
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import convert
 import denoise_step
@@ -27,7 +28,8 @@ import turns
 from turns import Parts, Worker, gigabytes, spread, table
 
 STEM = "diffusion_pytorch_model"
-STEP_SIDES = ("mindone_vq float32", "diffusers float32")
+# Side -> bytes of a weight.
+STEP_SIDES = {"mindone_vq float32": 4, "mindone_vq float16": 2, "diffusers float32": 4, "diffusers bfloat16": 2}
 
 
 def write_safetensors(folder: str, layers: int) -> Parts:
@@ -91,7 +93,7 @@ def parts(make: Callable[[], type], load: Callable[[type], Any], read: Callable[
     return {"import": lambda: make() and None, "load": load_once, "read": lambda: [read(network[0]), seen[0]]}
 
 
-def load_ours(folder: str) -> Parts:
+def load_ours(folder: str, dtype: Optional[str] = None) -> Parts:
     def make() -> type:
         import mindspore as ms
 
@@ -103,7 +105,12 @@ def load_ours(folder: str) -> Parts:
     def read(network: Any) -> int:
         return sum(parameter.nbytes for parameter in network.get_parameters() if parameter.asnumpy().max() < np.inf)
 
-    return parts(make, lambda kind: kind.from_pretrained(folder), read)
+    def load(kind: type) -> Any:
+        import mindspore as ms
+
+        return kind.from_pretrained(folder, mindspore_dtype=dtype and getattr(ms, dtype))
+
+    return parts(make, load, read)
 
 
 def load_theirs(folder: str) -> Parts:
@@ -119,7 +126,11 @@ def load_theirs(folder: str) -> Parts:
     return parts(make, lambda kind: kind.from_pretrained(folder, **options), read)
 
 
-LOADING = {"mindone_vq": load_ours, "diffusers": load_theirs}
+LOADING = {
+    "mindone_vq": load_ours,
+    "mindone_vq, mindspore_dtype=float16": functools.partial(load_ours, dtype="float16"),
+    "diffusers": load_theirs,
+}
 SIDES = {"safetensors": write_safetensors, "bin": write_bin, **LOADING}
 
 
@@ -132,9 +143,9 @@ def finished(script: str, side: str, **settings) -> Worker:
 def steps(layers: int) -> Iterator[list[str]]:
     """Rows of the first table."""
     sizes = {**denoise_step.SIZES, "num_layers": layers}
-    weights = 4 * sum(int(np.prod(shape)) for shape in convert.state_dict_shapes(layers).values())
-    for side in STEP_SIDES:
-        peak = finished(denoise_step.__file__, side, sizes=sizes).peaks["step"]
+    count = sum(int(np.prod(shape)) for shape in convert.state_dict_shapes(layers).values())
+    for side, size in STEP_SIDES.items():
+        peak, weights = finished(denoise_step.__file__, side, sizes=sizes).peaks["step"], size * count
         yield [side, gigabytes(peak), gigabytes(weights), f"{peak / weights:.2f}"]
 
 

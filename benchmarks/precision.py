@@ -1,4 +1,4 @@
-"""How far float16 agrees with float32 on this device, with the bundled model.
+"""How far float16 agrees with float32, with the bundled model; products in float16, which a CPU does for this alone.
 
     python benchmarks/precision.py
 
@@ -23,6 +23,7 @@ from mindone_vq.demo.evaluation import Share, random_prompts, score
 from mindone_vq.diffusion.options import SamplingOptions
 from mindone_vq.diffusion.sampling import make_generators
 from mindone_vq.diffusion.steps import Step
+from mindone_vq.nn import device
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Side:
     x_t: Tensor
 
     def take(self, x_t: Tensor, step: Step, uniforms: np.ndarray) -> Tensor:
-        return self.denoise(x_t, step, uniforms, np.zeros(x_t.shape, bool))
+        return self.denoise(x_t, [step], uniforms[None], np.zeros(x_t.shape, bool))
 
     def pixels(self, codes: Tensor) -> np.ndarray:
         """(batch, H, W, 3), 0 to 255."""
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="picture i is drawn with seed + i [%(default)s]")
     options = parser.parse_args()
     scenes, prompts = random_prompts(np.random.default_rng(options.seed), options.count, options.count // 2)
+    device.widens = lambda: False  # products in float16, as on an NPU
     full, half = (make_side(dtype, prompts, options.steps) for dtype in (ms.float32, ms.float16))
 
     scheduler, sampler = full.pipe.scheduler, SamplingOptions().sampler

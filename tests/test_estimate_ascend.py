@@ -1,7 +1,7 @@
 """The counts of tools/ascend/estimate.py."""
 
 import pytest
-from estimate import compiled, moved, operations, tensors
+from estimate import compiled, moved, of_all_layers, operations, tensors
 from ir import Node
 
 HALF, PARAMETER = "<Tensor[Float16], (2, 3, 4)>", "<Ref[Tensor[Float32]], (4, 5), ref_key=w, is_parameter>"
@@ -22,6 +22,7 @@ def test_tensors_of_inputs_and_outputs():
     [
         ("MatMul", "(6, 4)", "(4, 5)", "(6, 5)", 2 * 6 * 4 * 5),
         ("BatchMatMul", "(7, 6, 4)", "(7, 4, 5)", "(7, 6, 5)", 2 * 7 * 6 * 4 * 5),
+        ("Dense", "(6, 4)", "(5, 4)", "(6, 5)", 2 * 6 * 4 * 5),
         ("Add", "(6, 5)", "(6, 5)", "(6, 5)", 0),
     ],
 )
@@ -44,10 +45,21 @@ def test_operations_of_a_fused_attention_are_those_of_its_two_products(keys):
     assert moved(node) == 2 * (2 * 2 * 16 * 96 * (1024 + keys))
 
 
-@pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_attention_is_counted(fused, monkeypatch):
+def small(monkeypatch):
     for name, value in dict(PIXELS=16, CLASSES=9, HEADS=2, HEAD_WIDTH=8, TEXT_WIDTH=16, TIMESTEPS=3).items():
         monkeypatch.setattr(f"estimate.{name}", value)
+
+
+def test_a_step_of_the_published_model_has_few_kernels(monkeypatch):
+    """An NPU starts each; those without an aclnn class are compiled when first used. Sizes do not change the number."""
+    small(monkeypatch)
+    _, _, kernels, not_aclnn = of_all_layers(compiled(1, True).step, compiled(2, True).step)
+    assert (kernels, not_aclnn) == (1288, 158)
+
+
+@pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_attention_is_counted(fused, monkeypatch):
+    small(monkeypatch)
     found = compiled(1, fused)
     step = [node.primitive for node in found.step]
     assert (step.count("FlashAttentionScore"), step.count("BatchMatMul")) == ((2, 0) if fused else (0, 4))

@@ -44,8 +44,13 @@ def _processor() -> str:
 
 
 def compute_dtype(dtype: ms.Type) -> ms.Type:
-    """The type that a network with such weights computes in: on a CPU, where float16 is slow, float32."""
-    return ms.float32 if on_cpu() else dtype
+    """The type that a network with such weights computes in."""
+    return ms.float32 if widens() else dtype
+
+
+def widens() -> bool:
+    """Whether weights of float16 only save memory: on a CPU products of that type are slow."""
+    return on_cpu()
 
 
 def steps_in_a_graph() -> int:

@@ -21,6 +21,7 @@ import mindspore as ms
 import numpy as np
 from graphs import built_for_ascend, text_pipeline, text_step, vq_model
 from ir import INTERNAL, Node, compiled_graphs
+from support import support
 
 from mindone_vq import CLIPTextModel
 
@@ -32,7 +33,7 @@ SIZES = {"Bool": 1, "Float16": 2, "Float32": 4, "Int32": 4, "Int64": 8}
 FREE = {*INTERNAL, "Reshape", "ExpandDims"}  # no data moves
 SHAPE = re.compile(r"Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")  # "]]": of a parameter
 TUPLE = re.compile(r"Tuple\[([^<>]*)\], TupleShape\((\([^<>]*\))\)")
-FUSED = "FlashAttentionScore"
+FUSED, PRODUCTS = "FlashAttentionScore", ("MatMul", "BatchMatMul", "Dense")
 
 
 def tensors(text: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -54,7 +55,7 @@ def operations(node: Node) -> int:
     if node.primitive == FUSED:
         (_, query), (_, key) = tensors(node.inputs)[:2]
         return 4 * math.prod(query) * key[1]  # (batch, tokens, ...) both
-    if node.primitive not in ("MatMul", "BatchMatMul"):
+    if node.primitive not in PRODUCTS:
         return 0
     (_, left), (_, output) = tensors(node.inputs)[0], tensors(node.outputs)[0]
     # the summed axis is in the left factor and not in the product
@@ -103,8 +104,18 @@ def text_encoder_parameters() -> int:
 
 
 def totals(nodes: Iterable[Node]) -> np.ndarray:
-    """Operations, bytes and kernels of all nodes."""
-    return sum((np.array([operations(each), moved(each), each.primitive not in FREE]) for each in nodes), np.zeros(3))
+    """Operations, bytes, kernels, and kernels without an aclnn class in MindSpore's library, of all nodes."""
+    return sum((np.array(_counts(node)) for node in nodes), np.zeros(4))
+
+
+def _counts(node: Node) -> tuple[int, int, bool, bool]:
+    is_kernel = node.primitive not in FREE
+    return operations(node), moved(node), is_kernel, is_kernel and "aclnn" not in support(node.primitive).registered
+
+
+def of_all_layers(one: Iterable[Node], two: Iterable[Node]) -> np.ndarray:
+    """``totals`` of a step, from its nodes with one and with two layers."""
+    return totals(one) + (LAYERS - 1) * (totals(two) - totals(one))
 
 
 def largest(nodes: Iterable[Node]) -> int:
@@ -114,17 +125,16 @@ def largest(nodes: Iterable[Node]) -> int:
 
 def row(name: str, values: np.ndarray) -> str:
     products, memory = 1e3 * values[0] / PEAK_OPERATIONS, 1e3 * values[1] / PEAK_BYTES
-    numbers = f"{values[0] / 1e12:.3f} | {values[1] / 1e9:.2f} | {values[2]:.0f} | {products:.1f} | {memory:.1f}"
-    return f"| {name} | {numbers} |"
+    counts = f"{values[0] / 1e12:.3f} | {values[1] / 1e9:.2f} | {values[2]:.0f} | {values[3]:.0f}"
+    return f"| {name} | {counts} | {products:.1f} | {memory:.1f} |"
 
 
 def report_step(title: str, one: list[Node], two: list[Node]) -> None:
     """Prints the table of a step, from the nodes of a step with one and with two layers."""
     layer = totals(two) - totals(one)
-    rest = totals(one) - layer
-    step = rest + LAYERS * layer
-    print(f"\n{title}\n\n| | products, 10^12 operations | bytes, GB | kernels | products, ms | bytes, ms |")
-    print("|---|---|---|---|---|---|")
+    rest, step = totals(one) - layer, of_all_layers(one, two)
+    columns = "products, 10^12 operations | bytes, GB | kernels | not aclnn | products, ms | bytes, ms"
+    print(f"\n{title}\n\n| | {columns} |\n|---|---|---|---|---|---|---|")
     print(row("one layer", layer))
     print(row("embedding, logits, draw", rest))
     print(row("of that, tensors of all classes", totals(each for each in one if _has_all_classes(each))))
@@ -137,7 +147,7 @@ def report_step(title: str, one: list[Node], two: list[Node]) -> None:
 
 def _has_all_classes(node: Node) -> bool:
     shapes = [shape for _, shape in tensors(node.inputs) + tensors(node.outputs)]
-    return node.primitive != "MatMul" and any(shape[-1:] == (CLASSES - 1,) for shape in shapes)
+    return node.primitive not in PRODUCTS and any(shape[-1:] == (CLASSES - 1,) for shape in shapes)
 
 
 def main() -> None:
