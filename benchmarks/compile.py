@@ -157,7 +157,7 @@ def measure(side: str, layers: int, rounds: int) -> dict[str, Any]:
         cache = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": folder}
         turns.start(__file__, side, cache, layers=layers).close()
         for _ in range(rounds):
-            for name, variables in (("new", {}), ("cached", cache)):
+            for name, variables in (("new", {"MINDONE_VQ_GRAPHS": "off"}), ("cached", cache)):
                 with turns.start(__file__, side, variables, layers=layers) as worker:
                     result[name].append(seconds(worker))
                 result["drawn"].add(worker.values.get("step"))

@@ -1,13 +1,23 @@
 import os
+import shutil
+import tempfile
 
 # Idle threads of OpenMP spin by default, on the cores that the other processes of the suite need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Compiled graphs are kept from test to test, by all processes of a run, which inherit the variable.
+os.environ.setdefault("MINDONE_VQ_GRAPHS", os.path.join(tempfile.gettempdir(), f"mindone_vq_graphs_of_{os.getpid()}"))
 
 import numpy as np
 import pytest
 
 from mindone_vq import VQDiffusionPipeline
 from tests.shapes32_model import MODEL
+
+
+def pytest_sessionfinish():
+    folder = os.environ["MINDONE_VQ_GRAPHS"]
+    if folder.endswith(f"_of_{os.getpid()}"):  # this process began the run
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

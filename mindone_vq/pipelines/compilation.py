@@ -9,6 +9,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 
 from mindone_vq.nn.device import on_cpu
+from mindone_vq.pipelines import graph_files
 
 logger = logging.getLogger("mindone_vq")
 
@@ -78,8 +79,9 @@ class CompiledGraph:
             return output
         logger.info("Compiling the %s for batch %d ...", self.name, inputs[0].shape[0])
         start = time.perf_counter()
-        output = self._run(*inputs)
-        _wait_for(output)
+        with graph_files.kept(self.cell, signature):
+            output = self._run(*inputs)
+            _wait_for(output)
         self._known.add(signature)
         self._read = [(parameter, MEMORY.after_running(parameter)) for parameter in self.cell.get_parameters()]
         logger.info("Compiled the %s and ran it once in %.1f s.", self.name, time.perf_counter() - start)
