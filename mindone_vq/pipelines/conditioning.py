@@ -1,5 +1,6 @@
 """What the network reads at every step of a call: the contributions of the timesteps and of the condition."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -7,7 +8,6 @@ from mindspore import Tensor, mutable, nn, ops
 
 from mindone_vq.nn.linear import Weights
 from mindone_vq.nn.transformer_block import BasicTransformerBlock
-from mindone_vq.pipelines.prepared import PreparedNetwork
 
 Tensors = tuple[Tensor, ...]
 # The modulations of the norms, a row for each timestep; and the context, each picture's first. ``NOTHING`` where a
@@ -59,28 +59,13 @@ class LayerConditioning(nn.Cell):
         return modulation_table(modulations), stacked(context)
 
 
-class NetworkConditioning(nn.Cell):
-    """The contributions to all blocks."""
-
-    def __init__(self, prepared: PreparedNetwork) -> None:
-        super().__init__(auto_prefix=False)
-        self.blocks, self.layers = prepared.blocks, prepared.layers
-
-    def construct(self, condition: Tensor, timesteps: Tensor) -> Contributions:
-        """As ``LayerConditioning``."""
-        return self.modulations(timesteps), self.context(condition)
-
-    def modulations(self, timesteps: Tensor) -> Tensor:
-        modulations = ()
-        for i, block in enumerate(self.blocks):
-            modulations += block.modulations(timesteps, self.layers[i].weights())
-        return modulation_table(modulations)
-
-    def context(self, condition: Tensor) -> Tensor:
-        context = ()
-        for i, block in enumerate(self.blocks):
-            context += block.context(condition, self.layers[i].weights())
-        return stacked(context)
+def of_network(layers: Sequence[Contributions]) -> Contributions:
+    """The contributions to all layers as one."""
+    modulations, context = zip(*layers)
+    return (
+        ops.concat(modulations, -1) if modulations[0].ndim > 1 else NOTHING,
+        ops.concat(context, 1) if context[0].ndim > 1 else NOTHING,
+    )
 
 
 def modulation_table(modulations: Tensors) -> Tensor:

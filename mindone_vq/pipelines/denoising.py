@@ -21,8 +21,8 @@ from mindone_vq.pipelines.conditioning import (
     Conditioning,
     Contributions,
     LayerConditioning,
-    NetworkConditioning,
     at_timestep,
+    of_network,
     unstacked,
 )
 from mindone_vq.pipelines.layers import Layers
@@ -108,7 +108,7 @@ class DenoisingStep(nn.Cell):
         Args:
             x_t: (batch, pixels) int32.
             timestep: (1,) int32.
-            contributions: from ``NetworkConditioning``.
+            contributions: from ``of_network``.
             guidance_scales: as ``OutputHead`` takes them.
             truncation_amount, parameters, uniforms, is_known: as ``SampleStep`` takes them.
 
@@ -213,12 +213,10 @@ class Denoiser:
         dtype = ms.int32 if conditions.dtype.kind in "iu" else compute_dtype(self.transformer.dtype)
         rows = Tensor(conditions.reshape(-1, *conditions.shape[2:]), dtype)  # (conditions * batch, ...)
         timesteps = Tensor(np.arange(self.transformer.num_timesteps or 1), ms.int32)
-        if self.by_layer:
-            graph, layers = self.graphs.get(LayerConditioning, self.blocks[0], name="conditioning"), self._layers()
-            contributions = [graph(rows, timesteps, layers.weights(i)) for i in range(len(self.blocks))]
-        else:
-            graph = self.graphs.get(NetworkConditioning, self._prepared(), name="conditioning")
-            contributions = [graph(rows, timesteps)]
+        graph, layers = self.graphs.get(LayerConditioning, self.blocks[0], name="conditioning"), self._layers()
+        contributions = [graph(rows, timesteps, layers.weights(i)) for i in range(len(self.blocks))]
+        if not self.by_layer:
+            contributions = [of_network(contributions)]
         return Conditioning(tuple(mutable(each) for each in contributions), tuple(weights), conditions.shape[1])
 
     def step(self, conditioning: Conditioning, options: SamplingOptions) -> Callable[..., Tensor]:

@@ -42,7 +42,8 @@ def test_settings_within_a_sampler_compile_nothing(pipe):
     new_graphs(pipe, "a ring", top_k=3)
     assert new_graphs(pipe, "a ring", top_k=5) == 0
     assert new_graphs(pipe, "a ring", guidance_schedule="linear") == 0
-    assert new_graphs(pipe, "a ring", guidance_schedule=(0.2, 0.7)) == 0
+    assert new_graphs(pipe, "a ring", guidance_schedule=(0.2, 0.7)) == 1  # the step without guidance
+    assert new_graphs(pipe, "a ring", guidance_schedule=(0.3, 0.9)) == 0
 
 
 def test_guidance_schedules_end_where_they_say(pipe):
