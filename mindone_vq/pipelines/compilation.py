@@ -120,13 +120,13 @@ class GraphCache:
 
     def __init__(self) -> None:
         self._graphs: dict[Any, tuple[tuple, CompiledGraph]] = {}
-        self._cells: dict[type, tuple[Any, nn.Cell]] = {}
+        self._held: dict[type, tuple[Any, Any]] = {}
 
-    def cell(self, kind: type, argument: Any) -> nn.Cell:
+    def hold(self, kind: type, argument: Any) -> Any:
         """The same ``kind(argument)`` as long as the argument is the same object."""
-        held = self._cells.get(kind)
+        held = self._held.get(kind)
         if held is None or held[0] is not argument:
-            held = self._cells[kind] = (argument, kind(argument))
+            held = self._held[kind] = (argument, kind(argument))
         return held[1]
 
     def get(self, kind: type, *arguments: Any, name: str) -> CompiledGraph:

@@ -286,6 +286,6 @@ class Denoiser:
         return Layers(self.blocks, self.transformer.dtype, self.graphs)
 
     def _prepared(self) -> PreparedNetwork:
-        prepared = self.graphs.cell(PreparedNetwork, self.transformer)
+        prepared = self.graphs.hold(PreparedNetwork, self.transformer)
         prepared.refresh()
         return prepared

@@ -11,7 +11,6 @@ from mindone_vq.nn.linear import Weights
 from mindone_vq.nn.transformer_block import BasicTransformerBlock, HeadGroup
 from mindone_vq.pipelines.compilation import GraphCache
 from mindone_vq.pipelines.conditioning import Contributions, Tensors, at_timestep, unstacked
-from mindone_vq.pipelines.prepared import in_dtype
 
 
 class Layer(nn.Cell):
@@ -55,10 +54,35 @@ class AfterAttention(nn.Cell):
         return self.block.after_attention(x, ops.concat(attended, -1), modulations, unstacked(context), weights)
 
 
+class WidenedWeights:
+    """Memory for the weights of one block in float32."""
+
+    def __init__(self, block: BasicTransformerBlock) -> None:
+        def tensors(weights: Weights) -> Weights:
+            return {
+                k: tensors(v) if isinstance(v, dict) else ops.zeros(v.shape, ms.float32) for k, v in weights.items()
+            }
+
+        self.weights = mutable(tensors(block.weights()))
+
+    def filled(self, weights: Weights) -> Weights:
+        """Its tensors with these values."""
+        _copy(weights, self.weights)
+        return self.weights
+
+
+def _copy(weights: Weights, into: Weights) -> None:
+    for name, value in weights.items():
+        if isinstance(value, dict):
+            _copy(value, into[name])
+        else:
+            into[name].copy_(value)
+
+
 class Layers:
     """The blocks of a network.
 
-    Weights of less than float32 are widened for one layer at a time where a CPU computes.
+    On a CPU weights of less than float32 are widened when their layer runs, into memory that all layers share.
 
     Args:
         blocks: of the same shape.
@@ -68,12 +92,12 @@ class Layers:
 
     def __init__(self, blocks: nn.CellList, dtype: ms.Type, graphs: GraphCache) -> None:
         self.blocks, self.graphs = blocks, graphs
-        self.dtype, self.is_widened = compute_dtype(dtype), compute_dtype(dtype) != dtype
-        self._inputs = None if self.is_widened else [as_inputs(block.weights()) for block in blocks]
+        self.is_widened = compute_dtype(dtype) != dtype
 
     def weights(self, i: int) -> Weights:
-        """Those of a block, as its graph takes them."""
-        return as_inputs(in_dtype(self.blocks[i].weights(), self.dtype)) if self.is_widened else self._inputs[i]
+        """Those of a block, as its graph takes them; where they are widened, until those of another are asked for."""
+        own = self.blocks[i].weights()
+        return self.graphs.hold(WidenedWeights, self.blocks[0]).filled(own) if self.is_widened else as_inputs(own)
 
     def __call__(self, x: Tensor, timestep: Tensor, contributions: tuple[Contributions, ...]) -> Tensor:
         """x: (batch, tokens, dim); contributions: those of each layer -> as x."""

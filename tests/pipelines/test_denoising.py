@@ -16,7 +16,7 @@ from mindone_vq.diffusion.sample_step import SampleStep
 from mindone_vq.diffusion.samplers import Ancestral
 from mindone_vq.nn import device
 from mindone_vq.nn.device import groups_of_heads
-from mindone_vq.pipelines import denoising
+from mindone_vq.pipelines import compilation, denoising
 from mindone_vq.pipelines.compilation import GraphCache
 from mindone_vq.pipelines.conditioning import LayerConditioning
 from mindone_vq.pipelines.layers import Layer, as_inputs
@@ -120,3 +120,44 @@ def test_one_layer_is_compiled_for_all(rng, monkeypatch):
     assert kinds.count(Layer) == 1
     monkeypatch.setattr(denoising, "layer_by_layer", lambda size: False)
     assert (pipe(["a ring", "a cross"], 5, generator=0, output_type="latent").images.asnumpy() == codes).mean() >= 0.95
+
+
+@pytest.mark.parametrize("is_layer_by_layer", [True, False])
+def test_on_a_cpu_float16_weights_are_widened_and_stay_as_they_are(is_layer_by_layer, rng, monkeypatch):
+    """What is drawn is that of float32 weights with the same values: every product is of float32."""
+    monkeypatch.setattr(denoising, "layer_by_layer", lambda size: is_layer_by_layer)
+    half = random_pipeline(rng, layers=2)
+    half.transformer.to(ms.float16)
+    values = {each.name: each.asnumpy().copy() for each in half.transformer.get_parameters()}
+    wide = random_pipeline(rng, layers=2)
+    for mine, other in zip(wide.transformer.get_parameters(), half.transformer.get_parameters()):
+        mine.set_data(Tensor(other.asnumpy(), ms.float32))
+    wide = type(wide)(**{**half.components, "transformer": wide.transformer})
+    for prompts in (["a ring"], ["a cross", "a ring"]):
+        drawn = [pipe(prompts, 8, generator=0, output_type="latent").images.asnumpy() for pipe in (half, wide)]
+        assert np.array_equal(*drawn)
+    for each in half.transformer.get_parameters():
+        assert each.dtype == ms.float16 and np.array_equal(each.asnumpy(), values[each.name])
+
+
+@pytest.mark.parametrize("is_layer_by_layer", [True, False])
+def test_outside_of_a_guidance_interval_the_null_condition_is_not_computed(is_layer_by_layer, rng, monkeypatch):
+    monkeypatch.setattr(denoising, "layer_by_layer", lambda size: is_layer_by_layer)
+    pipe, rows = random_pipeline(rng, layers=2), []
+    call = compilation.CompiledGraph.__call__
+
+    def recorded(graph, *inputs):
+        if graph.name == "layer":
+            rows.append(inputs[0].shape[0])
+        if graph.name == "denoising step":
+            count, contributions = inputs[1], inputs[3]
+            rows.extend([contributions[1].shape[0]] * 2 * int(count[0]))
+        return call(graph, *inputs)
+
+    monkeypatch.setattr(compilation.CompiledGraph, "__call__", recorded)
+    options = dict(num_inference_steps=10, generator=0, output_type="latent")
+    codes = pipe(["a", "b"], guidance_scale=3.0, guidance_schedule=(0.25, 0.65), **options).images.asnumpy()
+    assert rows == [2] * 2 * 3 + [4] * 2 * 4 + [2] * 2 * 3  # two pictures, two layers; timesteps 9-7, 6-3, 2-0 of 10
+    everywhere = pipe(["a", "b"], guidance_scale=3.0, guidance_schedule=(0.0, 1.0), **options).images.asnumpy()
+    nowhere = pipe(["a", "b"], guidance_scale=1.0, **options).images.asnumpy()
+    assert not np.array_equal(codes, everywhere) and not np.array_equal(codes, nowhere)
