@@ -86,29 +86,27 @@ class GroupNorm(nn.GroupNorm):
                 "choose norm_num_groups that divides every entry of block_out_channels."
             )
         super().__init__(num_groups, num_channels, eps=eps)
-        self.decomposed = on_cpu()
+        self.by_batch_norm = on_cpu()
+        self.statistics = ops.BatchNorm(is_training=True, epsilon=eps, momentum=0.0)
+        self.affine = ops.BatchNorm(is_training=False, epsilon=1e-12)
 
     def construct(self, x: Tensor) -> Tensor:
         values, gamma, beta = x.astype(ms.float32), self.gamma.astype(ms.float32), self.beta.astype(ms.float32)
-        if self.decomposed:
+        if self.by_batch_norm:
             normalized = self._normalize(values, gamma, beta)
         else:
             normalized = ops.group_norm(values, self.num_groups, gamma, beta, self.eps)
         return normalized.astype(x.dtype)
 
     def _normalize(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        """Means over rows, then one scale and one shift for each channel of each picture."""
-        batch, channels, height, width = x.shape
-        rows, add = batch * self.num_groups, ops.BiasAdd()
-        means = x.reshape(rows, -1).mean(-1)
-        centred = add(x.reshape(1, rows, -1, width), -means).reshape(rows, -1)
-        deviation = ops.rsqrt((centred * centred).mean(-1, keep_dims=True) + self.eps)  # (rows, 1)
-        # (batch, groups, channels / groups)
-        scale = deviation.reshape(batch, self.num_groups, 1) * gamma.reshape(1, self.num_groups, -1)
-        planes = centred.reshape(batch * channels, height * width)
-        planes = planes * repeated(scale.reshape(batch * channels, 1), height * width)
-        planes = add(planes.reshape(1, batch * channels, height, width), ops.tile(beta, (batch,)))
-        return planes.reshape(x.shape)
+        """By batch normalisation, which is fast on a CPU: of one picture whose channels are all groups, by their own
+        statistics; and then with gamma and beta alone, by statistics that change nothing.
+        """
+        groups, channels = x.shape[0] * self.num_groups, x.shape[1]
+        zeros, ones = ops.zeros((groups,), x.dtype), ops.ones((groups,), x.dtype)
+        normalized = self.statistics(x.reshape(1, groups, -1, x.shape[3]), ones, zeros, zeros, ones)[0]
+        zeros, ones = ops.zeros((channels,), x.dtype), ops.ones((channels,), x.dtype)
+        return self.affine(normalized.reshape(x.shape), gamma, beta, zeros, ones)[0]
 
 
 class AdaLayerNorm(nn.Cell):
