@@ -111,7 +111,8 @@ def _compile_cache(place: Path) -> Iterator[Path]:
         "MS_DEV_FORCE_USE_COMPILE_CACHE": "1",
     }
     os.environ.update(variables)
-    api.entry_script_path = __file__  # MindSpore reads the imports of the program
+    # MindSpore would look up what the program imports, and thereby makes sys anew, with other streams.
+    api.entry_script_path = str(Path(__file__).parents[1] / "py.typed")  # an empty file
     try:
         yield place / FILES
     finally:

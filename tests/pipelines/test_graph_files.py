@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -144,6 +145,12 @@ def test_the_oldest_graphs_go(place, written, monkeypatch):
     assert {each.name for each in place.glob("*.mindir")} == set(written[1:])
 
 
+def test_the_streams_stay(place):
+    before = sys.stdin, sys.stdout, sys.stderr
+    run(Layer(1.0))
+    assert (sys.stdin, sys.stdout, sys.stderr) == before
+
+
 def test_the_variables_and_other_warnings_stay(place, capfd):
     with graph_files.kept(Layer(1.0), ()):
         os.write(2, b"something else\nresource.cc:735] GetCompileCacheResource] forced\n")
@@ -163,7 +170,8 @@ print(pipe(["a ring"], 3, generator=0, truncation_rate=0.8, output_type="latent"
 def test_the_next_process_compiles_nothing_and_draws_the_same(place, tmp_path):
     times, drawn = [], []
     for _ in range(2):
-        ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+        root = Path(__file__).parents[2]
+        ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, cwd=root)
         drawn.append(ran.stdout.splitlines()[-1])
         assert "correctness risks" not in ran.stderr
         times.append(sorted((file.name, file.stat().st_mtime_ns) for file in place.glob("*.mindir")))
