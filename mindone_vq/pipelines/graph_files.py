@@ -141,18 +141,22 @@ def _without_warning() -> Iterator[None]:
 
 
 def fingerprint(cell: nn.Cell, signature: Any) -> str:
-    """Of the versions, the source code, the structure and settings of the cell, its parameters, and the inputs.
+    """Of what ``description`` gives."""
+    return hashlib.sha256(repr(description(cell, signature)).encode()).hexdigest()[:32]
+
+
+def description(cell: nn.Cell, signature: Any) -> list:
+    """The versions, the source code, the structure and settings of the cell, its parameters, and the inputs.
 
     Raises:
         Unknown: something in the cell cannot be described.
     """
     settings = [ms.get_context(name) for name in ("mode", "jit_syntax_level", "jit_config")]
-    parts = [ms.__version__, _source(), _describe(settings), repr(signature)]
+    parts: list[Any] = [ms.__version__, _source(), _describe(settings), repr(signature)]
     for name, part in cell.cells_and_names():
         own = {key: value for key, value in vars(part).items() if key not in NOT_DESCRIBED | vars(_plain_cell()).keys()}
         parts.append((name, _named(type(part)), _describe(own)))
-    parts += [(each.name, each.shape, str(each.dtype), each.requires_grad) for each in cell.get_parameters()]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    return parts + [(each.name, each.shape, str(each.dtype), each.requires_grad) for each in cell.get_parameters()]
 
 
 @functools.cache
