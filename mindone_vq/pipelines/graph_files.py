@@ -35,7 +35,8 @@ OWN = ("mindone_vq", "mindspore")
 NUMBERS = 256  # a process that compiles more graphs compiles the others itself
 MOST = 256  # graphs kept
 FILES = Path("rank_0", "graph_cache")
-NOT_DESCRIBED = {"init_tensor", "weight_init", "bias_init"}  # what parameters began with
+# What parameters began with; and seeds of dropout, which no graph of a pipeline has.
+NOT_DESCRIBED = {"init_tensor", "weight_init", "bias_init", "seed0", "seed1", "Seed0", "Seed1"}
 
 
 _lock = threading.RLock()
@@ -154,7 +155,7 @@ def description(cell: nn.Cell, signature: Any) -> list:
     settings = [ms.get_context(name) for name in ("mode", "jit_syntax_level", "jit_config")]
     parts: list[Any] = [ms.__version__, _source(), _describe(settings), repr(signature)]
     for name, part in cell.cells_and_names():
-        own = {key: value for key, value in vars(part).items() if key not in NOT_DESCRIBED | vars(_plain_cell()).keys()}
+        own = {key: value for key, value in vars(part).items() if key not in vars(_plain_cell())}
         parts.append((name, _named(type(part)), _describe(own)))
     return parts + [(each.name, each.shape, str(each.dtype), each.requires_grad) for each in cell.get_parameters()]
 
@@ -184,7 +185,8 @@ def _describe(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str, ms.Type)):
         return repr(value)
     if isinstance(value, Mapping):
-        return [(str(name), _describe(each)) for name, each in sorted(value.items(), key=lambda item: str(item[0]))]
+        items = {str(name): each for name, each in value.items() if name not in NOT_DESCRIBED}
+        return [(name, _describe(items[name])) for name in sorted(items)]
     if isinstance(value, (tuple, list)):
         return [_describe(each) for each in value]
     if isinstance(value, nn.Cell):
