@@ -45,7 +45,7 @@ def truncation_mask(p_x_0: Tensor, truncation_rate: Tensor, sorts: bool = False)
         (batch, pixels, classes) bool.
     """
     least = ops.maximum((1.0 - truncation_rate) / (2 * p_x_0.shape[-1]), NEGLIGIBLE)
-    kept = _likeliest(p_x_0, p_x_0, truncation_rate, least, sorts)
+    kept = _likeliest(p_x_0, False, truncation_rate, least, sorts)
     return ops.logical_or(kept, truncation_rate == 1.0)
 
 
@@ -62,14 +62,15 @@ def top_k_mask(p_x_0: Tensor, k: Tensor, sorts: bool = False) -> Tensor:
     Returns:
         (batch, pixels, classes) bool.
     """
-    return _likeliest(p_x_0, ops.ones_like(p_x_0), k - 0.5, Tensor(NEGLIGIBLE, ms.float32), sorts)
+    return _likeliest(p_x_0, True, k - 0.5, Tensor(NEGLIGIBLE, ms.float32), sorts)
 
 
-def _likeliest(p_x_0: Tensor, weights: Tensor, enough: Tensor, least: Tensor, sorts: bool) -> Tensor:
-    """The fewest classes, from the likeliest on, whose weights sum to ``enough``, and those as likely as the last.
+def _likeliest(p_x_0: Tensor, counts: bool, enough: Tensor, least: Tensor, sorts: bool) -> Tensor:
+    """The fewest classes, from the likeliest on, that are ``enough``, and those as likely as the last.
 
     Args:
-        p_x_0, weights: (batch, pixels, classes) float32; the weights are p_x_0, or the same for all classes.
+        p_x_0: (batch, pixels, classes) float32.
+        counts: whether ``enough`` is a number of classes, and not a sum of probabilities.
         enough: (1,) float32.
         least: a class less likely than this is not among them, (1,) float32.
         sorts: whether the form may be that which sorts the classes.
@@ -78,29 +79,29 @@ def _likeliest(p_x_0: Tensor, weights: Tensor, enough: Tensor, least: Tensor, so
         (batch, pixels, classes) bool.
     """
     classes = p_x_0.shape[-1]
-    p, weights, spread = p_x_0.reshape(-1, classes), weights.reshape(-1, classes), (1, classes)
+    p, spread = p_x_0.reshape(-1, classes), (1, classes)
     if sorts and p.size <= FEW:
-        kept = p >= ops.tile(ops.maximum(_last_of_enough(p, weights, enough), least), spread)
+        kept = p >= ops.tile(ops.maximum(_last_of_enough(p, counts, enough), least), spread)
     else:
-        kept = p > ops.tile(_level_of_enough(p, weights, enough, least), spread)
+        kept = p > ops.tile(_level_of_enough(p, counts, enough, least), spread)
     return kept.reshape(p_x_0.shape)
 
 
-def _last_of_enough(p: Tensor, weights: Tensor, enough: Tensor) -> Tensor:
+def _last_of_enough(p: Tensor, counts: bool, enough: Tensor) -> Tensor:
     """The probability of the last class in ``_likeliest``, for each row, (rows, 1)."""
-    descending, order = ops.topk(p, p.shape[-1])
-    own = ops.gather_elements(weights, 1, order)
-    is_before = ops.cumsum(own, -1) - own < enough
+    descending, _ = ops.topk(p, p.shape[-1])
+    weights = ops.ones_like(descending) if counts else descending
+    is_before = ops.cumsum(weights, -1) - weights < enough
     return ops.where(is_before, descending, ops.ones_like(descending)).min(axis=-1, keepdims=True)
 
 
-def _level_of_enough(p: Tensor, weights: Tensor, enough: Tensor, least: Tensor) -> Tensor:
-    """The greatest level above which the weights sum to ``enough``, for each row, (rows, 1); at least ``least``.
+def _level_of_enough(p: Tensor, counts: bool, enough: Tensor, least: Tensor) -> Tensor:
+    """The greatest level above which the classes are ``enough``, for each row, (rows, 1); at least ``least``.
 
     By bisection of its logarithm, because the weight above a level falls as the level rises: sorting 4096 classes takes
     twice as long on a CPU.
     """
-    spread = (1, p.shape[-1])
+    spread, weights = (1, p.shape[-1]), ops.ones_like(p) if counts else p
     high = ops.ones_like(p[:, :1])  # above ``high`` lies less than enough, above ``low`` at least that
     low = high * least
     for _ in range(HALVINGS):

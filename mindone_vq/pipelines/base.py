@@ -196,19 +196,16 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
         return check_latents(latents, (batch, self.transformer.num_latent_pixels), self.transformer.num_vector_embeds)
 
     def sample(
-        self,
-        call: Call,
-        conditioning: Conditioning,
-        known: Optional[KnownCodes] = None,
-        every: Optional[int] = None,
+        self, call: Call, conditioning: Conditioning, known: Optional[KnownCodes] = None
     ) -> Iterator[tuple[float, Tensor]]:
         """The reverse process: yields timesteps with their x_t, from x_T to the clean codes at timestep -1.
+
+        Every timestep with callbacks or ``known``; else after as many steps as are fastest together.
 
         Args:
             call: from ``prepare``.
             conditioning: from ``denoiser.condition``.
             known: codes to hold in their places.
-            every: after how many steps it yields; None: as is fastest, or 1 with callbacks or ``known``.
         """
         denoiser = self.denoiser
         denoising_step = denoiser.step(conditioning, call.options)
@@ -219,10 +216,7 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
 
         if known is not None:
             denoise = known.around(denoise, self.scheduler, call.generator)
-        if every is None:
-            every = denoiser.steps_at_once
-        if known is not None or call.callbacks.are_given:
-            every = 1
+        every = 1 if known is not None or call.callbacks.are_given else denoiser.steps_at_once
         x_t, nothing_known = call.x_T, np.zeros(call.x_T.shape, bool)
         yield call.steps[0].t if call.steps else CLEAN, x_t
         with self.progress_bar(total=len(call.steps)) as bar:

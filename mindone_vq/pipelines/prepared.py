@@ -37,12 +37,12 @@ class StoredWeights(nn.Cell):
             self._store(name, weights[name])
 
     def _store(self, name: str, value: Any) -> None:
-        held = getattr(self, name, None)
+        held, own_name = getattr(self, name, None), self.prefix + name
         if isinstance(value, Parameter):
             if held is not value:
                 setattr(self, name, value)
-        elif held is None or (held.shape, held.dtype) != (value.shape, value.dtype):
-            setattr(self, name, Parameter(value, name=self.prefix + name, requires_grad=False))
+        elif held is None or (held.name, held.shape, held.dtype) != (own_name, value.shape, value.dtype):
+            setattr(self, name, Parameter(value, name=own_name, requires_grad=False))
         else:
             held.copy_(value)
 

@@ -257,7 +257,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         return hidden / np.linalg.norm(hidden, axis=-1, keepdims=True)
 
     def truncate(self, log_p_x_0: Tensor, truncation_rate: float) -> Tensor:
-        """Truncation sampling as the steps apply it; see ``mindone_vq.diffusion.guidance.truncate``.
+        """Truncation sampling as the steps apply it; see ``mindone_vq.diffusion.truncation.truncate``.
 
         Args:
             log_p_x_0: (batch, classes, pixels).

@@ -35,10 +35,11 @@ def test_probabilities_have_a_floor_and_none_is_subnormal(rng):
     assert np.allclose(p, expected, rtol=5e-5, atol=0)
 
 
+@pytest.mark.parametrize("sorts", [False, True])
 @pytest.mark.parametrize("share", [1e-6, 0.86, 0.999999])
 @pytest.mark.parametrize("sharpness", [0.3, 30.0])
 @pytest.mark.parametrize("classes", [1, 3, 257, 4096])
-def test_truncation_agrees_with_sorting(classes, sharpness, share, rng):
+def test_truncation_agrees_with_sorting(classes, sharpness, share, sorts, rng):
     """In float64, of every class but those so near the rate that rounding decides."""
     logits = sharpness * rng.standard_normal((2, 20, classes))
     p = np.exp(logits - logits.max(-1, keepdims=True))
@@ -47,27 +48,29 @@ def test_truncation_agrees_with_sorting(classes, sharpness, share, rng):
     descending = np.take_along_axis(p.astype(np.float64), order, -1)
     before = np.empty_like(descending)
     np.put_along_axis(before, order, np.cumsum(descending, -1) - descending, -1)
-    kept = truncation_mask(Tensor(p), amount(share)).asnumpy()
+    kept = truncation_mask(Tensor(p), amount(share), sorts).asnumpy()
     clear = np.abs(before - share) > 1e-6
     assert np.array_equal(kept[clear], (before < share)[clear])
     assert clear.mean() > 0.5 or share in (1e-6, 0.999999)
     assert np.take_along_axis(kept, p.argmax(-1)[..., None], -1).all()
 
 
+@pytest.mark.parametrize("sorts", [False, True])
 @pytest.mark.parametrize("sharpness", [0.3, 30.0])
 @pytest.mark.parametrize("k, classes", [(1, 2), (1, 300), (3, 5), (7, 300), (300, 300), (400, 300)])
-def test_the_k_likeliest_stay(k, classes, sharpness, rng):
+def test_the_k_likeliest_stay(k, classes, sharpness, sorts, rng):
     p = np.exp(sharpness * rng.standard_normal((2, 20, classes)))
     p = (p / p.sum(-1, keepdims=True)).astype(np.float32)
     least = np.sort(p, -1)[..., -min(k, classes)]
     expected = (p >= least[..., None]) & (p > NEGLIGIBLE)
-    assert np.array_equal(top_k_mask(Tensor(p), amount(k)).asnumpy(), expected)
+    assert np.array_equal(top_k_mask(Tensor(p), amount(k), sorts).asnumpy(), expected)
 
 
-def test_equal_probabilities_stay_or_go_together():
+@pytest.mark.parametrize("sorts", [False, True])
+def test_equal_probabilities_stay_or_go_together(sorts):
     p = np.array([[[0.3, 0.1, 0.3, 0.1, 0.2]]], np.float32)
     for share, expected in ((0.2, [1, 0, 1, 0, 0]), (0.7, [1, 0, 1, 0, 1]), (0.85, [1, 1, 1, 1, 1])):
-        assert truncation_mask(Tensor(p), amount(share)).asnumpy().ravel().tolist() == expected
+        assert truncation_mask(Tensor(p), amount(share), sorts).asnumpy().ravel().tolist() == expected
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.86, 0.99])

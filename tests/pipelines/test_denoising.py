@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, mutable, ops
+from mindspore import Parameter, Tensor, mutable, ops
 
 from mindone_vq import (
     ClassTransformer2DModel,
@@ -20,6 +20,7 @@ from mindone_vq.pipelines import compilation, denoising
 from mindone_vq.pipelines.compilation import GraphCache
 from mindone_vq.pipelines.conditioning import LayerConditioning
 from mindone_vq.pipelines.layers import Layer, as_inputs
+from mindone_vq.pipelines.prepared import PreparedNetwork
 from tests.numerics import relative_error
 from tests.tiny_pipeline import random_pipeline, random_weights
 
@@ -161,3 +162,14 @@ def test_outside_of_a_guidance_interval_the_null_condition_is_not_computed(is_la
     everywhere = pipe(["a", "b"], guidance_scale=3.0, guidance_schedule=(0.0, 1.0), **options).images.asnumpy()
     nowhere = pipe(["a", "b"], guidance_scale=1.0, **options).images.asnumpy()
     assert not np.array_equal(codes, everywhere) and not np.array_equal(codes, nowhere)
+
+
+def test_a_parameter_that_was_exchanged_keeps_its_values(transformer):
+    """Also where the new one is of a type that has to be converted."""
+    prepared, layer = PreparedNetwork(transformer), transformer.transformer_blocks[0].ff.net[2]
+    exchanged, values = layer.weight, layer.weight.asnumpy().copy()
+    layer.weight = Parameter(Tensor(values + 1, ms.float16), name=exchanged.name)
+    for _ in range(2):
+        prepared.refresh()
+        assert np.array_equal(exchanged.asnumpy(), values)
+        assert np.allclose(prepared.layers[0].weights()["ff"]["down"]["weight"].asnumpy(), values + 1, atol=2e-3)
