@@ -5,6 +5,7 @@ from typing import Callable
 from mindspore import Tensor, nn, ops
 
 Activation = Callable[[Tensor], Tensor]
+QUICK_GELU = 1.702
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -19,7 +20,12 @@ def tanh_gelu(x: Tensor) -> Tensor:
 
 def quick_gelu(x: Tensor) -> Tensor:
     """GELU, approximated by a sigmoid: ``x * sigmoid(1.702 x)`` (arXiv 1606.08415, section 2)."""
-    return x * ops.sigmoid(1.702 * x)
+    return x * ops.sigmoid(QUICK_GELU * x)
+
+
+def swish(x: Tensor) -> Tensor:
+    """``x * sigmoid(x)``, as two kernels: that which is one takes longer on a CPU."""
+    return x * ops.sigmoid(x)
 
 
 def geglu(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindone_vq.nn.device import fused_attention
-from mindone_vq.nn.linear import Linear, Weights, joined, layer_weights, padded_inputs, padded_outputs, scaled
+from mindone_vq.nn.linear import Linear, Weights, centred, joined, layer_weights, padded_inputs, padded_outputs, scaled
 from mindone_vq.nn.normalization import GroupNorm, SpatialNorm
 
 FUSED_SIZE, FUSED_LARGEST = 16, 512  # heads that the fused kernel takes are multiples of the first up to the second
@@ -141,11 +141,12 @@ class Attention(nn.Cell):
             "to_out": layer_weights(self.to_out[0]),
         }
 
-    def prepared(self, weights: Weights) -> Weights:
+    def prepared(self, weights: Weights, is_centred: bool) -> Weights:
         """The weights as a step takes them: the scale of the scores, and the zeros of the fused kernel, are in them.
 
         Args:
             weights: those of ``weights``.
+            is_centred: whether the output shall have mean zero.
 
         Returns:
             For self-attention "to_qkv", all three as one layer, and "to_out"; else the same names as ``weights``.
@@ -157,6 +158,7 @@ class Attention(nn.Cell):
         if missing:
             query, key, value = [padded_outputs(each, heads, missing) for each in (query, key, value)]
             out = padded_inputs(out, heads, missing)
+        out = centred(out) if is_centred else out
         if self.is_self_attention:
             return {"to_qkv": joined((scaled(query, scale), key, value)), "to_out": out}
         return {"to_q": query, "to_k": scaled(key, scale), "to_v": value, "to_out": out}

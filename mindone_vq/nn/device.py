@@ -31,6 +31,11 @@ def fused_linear() -> bool:
     return not on_cpu()
 
 
+def centres_tokens() -> bool:
+    """Whether the tokens between blocks have mean zero, so that the norms, which are sums, need not subtract it."""
+    return on_cpu()
+
+
 def device() -> str:
     """What cells are built for: "CPU", "Ascend" or another of MindSpore's names."""
     return _target or ms.get_context("device_target")

@@ -52,6 +52,18 @@ def scaled(layer: Weights, factor: float) -> Weights:
     return {"weight": weight, "bias": ops.mul(layer["bias"], factor)} if "bias" in layer else {"weight": weight}
 
 
+def scaled_inputs(layer: Weights, factor: float) -> Weights:
+    """The layer that scales its input by ``factor`` first."""
+    weight = ops.mul(layer["weight"], factor)
+    return {"weight": weight, "bias": layer["bias"]} if "bias" in layer else {"weight": weight}
+
+
+def centred(layer: Weights) -> Weights:
+    """The layer whose output is that of ``layer`` without its mean over the last axis."""
+    weight = layer["weight"] - layer["weight"].mean(0, keep_dims=True)
+    return {"weight": weight, "bias": layer["bias"] - layer["bias"].mean()} if "bias" in layer else {"weight": weight}
+
+
 def padded_outputs(layer: Weights, parts: int, zeros: int) -> Weights:
     """The layer with ``zeros`` zeros after each of the ``parts`` equal parts of its output."""
     weight = ops.transpose(_padded(ops.transpose(layer["weight"], (1, 0)), parts, zeros), (1, 0))

@@ -10,7 +10,9 @@ from mindone_vq.nn.device import on_cpu
 from mindone_vq.nn.linear import Linear, Weights, layer_weights
 
 
-def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, decomposed: bool) -> Tensor:
+def modulated_norm(
+    x: Tensor, scale: Tensor, shift: Tensor, eps: float, decomposed: bool, is_centred: bool = False
+) -> Tensor:
     """Layer normalisation over the last axis, then ``* scale + shift``, in float32.
 
     Args:
@@ -18,14 +20,22 @@ def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, decompos
         scale, shift: (dim,).
         eps: added to the variance.
         decomposed: made of sums and products, for a CPU.
+        is_centred: the rows have mean zero.
     """
     dim, dtype = x.shape[-1], x.dtype
     x, scale, shift = x.astype(ms.float32), scale.astype(ms.float32), shift.astype(ms.float32)
     if not decomposed:
         return ops.LayerNorm(-1, -1, eps)(x, scale, shift)[0].astype(dtype)
-    centred = x - repeated(x.mean(-1, keep_dims=True), dim)
-    deviation = ops.rsqrt((centred * centred).mean(-1, keep_dims=True) + eps)
-    return ops.BiasAdd()(centred * ops.MatMul()(deviation, scale.reshape(1, dim)), shift).astype(dtype)
+    if not is_centred:
+        x = centred_tokens(x)
+    deviation = ops.rsqrt((x * x).mean(-1, keep_dims=True) + eps)
+    return ops.BiasAdd()(x * ops.MatMul()(deviation, scale.reshape(1, dim)), shift).astype(dtype)
+
+
+def centred_tokens(x: Tensor) -> Tensor:
+    """(..., dim) without the mean over the last axis."""
+    rows = x.reshape(-1, x.shape[-1])
+    return (rows - repeated(rows.mean(-1, keep_dims=True), x.shape[-1])).reshape(x.shape)
 
 
 def unit_length(vectors: Tensor, axis: int = -1, eps: float = 0.0) -> Tensor:
@@ -68,12 +78,21 @@ class LayerNorm(nn.Cell):
             return {"gamma": self.gamma, "beta": self.beta}
         return {"gamma": self.unit_scale, "beta": self.zero_shift}
 
-    def construct(self, x: Tensor, weights: Optional[Weights] = None) -> Tensor:
-        """x: (..., dim); weights: those of ``weights``, its own where None -> the same shape and type."""
+    def construct(self, x: Tensor, weights: Optional[Weights] = None, is_centred: bool = False) -> Tensor:
+        """Normalises.
+
+        Args:
+            x: (..., dim).
+            weights: those of ``weights``; its own where None.
+            is_centred: every token has mean zero.
+
+        Returns:
+            The same shape and type.
+        """
         if weights is None:
             weights = self.weights()
-        rows = x.reshape(-1, self.dim)
-        return modulated_norm(rows, weights["gamma"], weights["beta"], self.eps, self.decomposed).reshape(x.shape)
+        affine = weights["gamma"], weights["beta"]
+        return modulated_norm(x.reshape(-1, self.dim), *affine, self.eps, self.decomposed, is_centred).reshape(x.shape)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -136,17 +155,26 @@ class AdaLayerNorm(nn.Cell):
         scale, shift = ops.chunk(rows, 2, axis=-1)
         return 1.0 + scale, shift
 
-    def construct(self, x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
-        """x: (batch, tokens, dim); factor, shift: from ``modulation``, (batch, dim), or (1, dim) for all -> as x."""
+    def construct(self, x: Tensor, factor: Tensor, shift: Tensor, is_centred: bool = False) -> Tensor:
+        """Normalises.
+
+        Args:
+            x: (batch, tokens, dim).
+            factor, shift: from ``modulation``, (batch, dim), or (1, dim) for all.
+            is_centred: every token has mean zero.
+
+        Returns:
+            As x.
+        """
         if factor.shape[0] == 1:
             rows = x.reshape(-1, x.shape[-1])
-            factor, shift = factor.reshape(-1), shift.reshape(-1)
-            return modulated_norm(rows, factor, shift, self.norm.eps, self.decomposed).reshape(x.shape)
+            affine = factor.reshape(-1), shift.reshape(-1)
+            return modulated_norm(rows, *affine, self.norm.eps, self.decomposed, is_centred).reshape(x.shape)
         factor, shift = factor.expand_dims(1), shift.expand_dims(1)  # (batch, 1, dim)
         if self.decomposed:  # repeated by a product, whose gradient is a product and not a slow sum
             tokens = ops.ones((x.shape[0], x.shape[1], 1), x.dtype)
             factor, shift = ops.BatchMatMul()(tokens, factor), ops.BatchMatMul()(tokens, shift)
-        return self.norm(x) * factor + shift
+        return self.norm(x, is_centred=is_centred) * factor + shift
 
 
 class SpatialNorm(nn.Cell):

@@ -72,16 +72,18 @@ class BasicTransformerBlock(nn.Cell):
             weights["attn2"] = self.attn2.weights()
         return weights
 
-    def prepared(self, weights: Weights) -> Weights:
-        """The weights as the other methods take them; see ``Attention.prepared``.
+    def prepared(self, weights: Weights, is_centred: bool = False) -> Weights:
+        """The weights as the other methods take them; see ``Attention.prepared`` and ``FeedForward.prepared``.
 
         Args:
             weights: those of ``weights``, of a layer of the same shape.
+            is_centred: whether what the block adds to its input has mean zero.
         """
-        prepared = {"norm1": weights["norm1"], "norm3": weights["norm3"], "ff": weights["ff"]}
-        prepared["attn1"] = self.attn1.prepared(weights["attn1"])
+        prepared = {"norm1": weights["norm1"], "norm3": weights["norm3"]}
+        prepared["attn1"] = self.attn1.prepared(weights["attn1"], is_centred)
+        prepared["ff"] = self.ff.prepared(weights["ff"], is_centred)
         if self.has_text:
-            prepared["norm2"], prepared["attn2"] = weights["norm2"], self.attn2.prepared(weights["attn2"])
+            prepared["norm2"], prepared["attn2"] = weights["norm2"], self.attn2.prepared(weights["attn2"], is_centred)
         return prepared
 
     def modulations(self, timestep: Tensor, weights: Weights) -> tuple[Tensor, ...]:
@@ -125,7 +127,12 @@ class BasicTransformerBlock(nn.Cell):
         return self.conditioned(x, self.modulations(timestep, weights), self.context(condition, weights), weights)
 
     def conditioned(
-        self, x: Tensor, modulations: tuple[Tensor, ...], context: tuple[Tensor, ...], weights: Weights
+        self,
+        x: Tensor,
+        modulations: tuple[Tensor, ...],
+        context: tuple[Tensor, ...],
+        weights: Weights,
+        is_centred: bool = False,
     ) -> Tensor:
         """One layer, with what its timestep and its condition contribute.
 
@@ -134,17 +141,21 @@ class BasicTransformerBlock(nn.Cell):
             modulations: from ``modulations``, for one timestep or for one of each image.
             context: from ``context``.
             weights: from ``prepared``.
+            is_centred: every token of x has mean zero, and the weights are prepared so that the result has it too.
 
         Returns:
             (batch, tokens, dim).
         """
-        qkv = self.attention_inputs(x, modulations, weights)
+        qkv = self.attention_inputs(x, modulations, weights, is_centred)
         attended = self.attn1.attend.attend(*self.attn1.attend.split_qkv(qkv))
-        return self.after_attention(x, attended, modulations, context, weights)
+        return self.after_attention(x, attended, modulations, context, weights, is_centred)
 
-    def attention_inputs(self, x: Tensor, modulations: tuple[Tensor, ...], weights: Weights) -> Tensor:
+    def attention_inputs(
+        self, x: Tensor, modulations: tuple[Tensor, ...], weights: Weights, is_centred: bool
+    ) -> Tensor:
         """Queries, keys and values of the self-attention, (batch, tokens, 3 * heads * head_dim)."""
-        normalized = self.norm1(x, *modulations[:2]) if self.has_timestep else self.norm1(x, weights["norm1"])
+        affine = modulations[:2] if self.has_timestep else (weights["norm1"],)
+        normalized = self.norm1(x, *affine, is_centred)
         return self.attn1.product(normalized, weights["attn1"]["to_qkv"])
 
     def after_attention(
@@ -154,14 +165,17 @@ class BasicTransformerBlock(nn.Cell):
         modulations: tuple[Tensor, ...],
         context: tuple[Tensor, ...],
         weights: Weights,
+        is_centred: bool,
     ) -> Tensor:
         """The rest of the block, after self-attention gave ``attended``, (batch, tokens, heads * head_dim)."""
         x = x + self.attn1.output(attended, weights["attn1"])
         if self.has_text:
-            normalized = self.norm2(x, *modulations[2:]) if self.has_timestep else self.norm2(x, weights["norm2"])
+            affine = modulations[2:] if self.has_timestep else (weights["norm2"],)
+            normalized = self.norm2(x, *affine, is_centred)
             query = self.attn2.attend.split(self.attn2.product(normalized, weights["attn2"]["to_q"]))
             x = x + self.attn2.output(self.attn2.attend.attend(query, *context), weights["attn2"])
-        normalized = self.norm3(x, *context) if self.has_class else self.norm3(x, weights["norm3"])
+        affine = context if self.has_class else (weights["norm3"],)
+        normalized = self.norm3(x, *affine, is_centred)
         return x + self.ff(normalized, weights["ff"])
 
 

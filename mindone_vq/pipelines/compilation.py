@@ -120,13 +120,14 @@ class GraphCache:
 
     def __init__(self) -> None:
         self._graphs: dict[Any, tuple[tuple, CompiledGraph]] = {}
-        self._held: dict[type, tuple[Any, Any]] = {}
+        self._held: dict[type, tuple[list, Any]] = {}
 
-    def hold(self, kind: type, argument: Any) -> Any:
-        """The same ``kind(argument)`` as long as the argument is the same object."""
+    def hold(self, kind: type, cell: nn.Cell) -> Any:
+        """The same ``kind(cell)`` as long as the cell, and its parameters, are the same objects of the same types."""
+        made_of = [cell, *((each, each.dtype, each.shape) for each in cell.get_parameters())]
         held = self._held.get(kind)
-        if held is None or held[0] is not argument:
-            held = self._held[kind] = (argument, kind(argument))
+        if held is None or not _same_objects(held[0], made_of):
+            held = self._held[kind] = (made_of, kind(cell))
         return held[1]
 
     def get(self, kind: type, *arguments: Any, name: str) -> CompiledGraph:
@@ -143,6 +144,12 @@ class GraphCache:
         for parameter in held[1].cell.get_parameters():
             MEMORY.before_running(parameter)
         return held[1]
+
+
+def _same_objects(before: list, now: list) -> bool:
+    return len(before) == len(now) and all(
+        a[0] is b[0] and a[1:] == b[1:] if isinstance(a, tuple) else a is b for a, b in zip(before, now)
+    )
 
 
 def _same(before: tuple, now: tuple) -> bool:

@@ -1,6 +1,5 @@
 """What the network reads at every step of a call: the contributions of the timesteps and of the condition."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -8,6 +7,7 @@ from mindspore import Tensor, mutable, nn, ops
 
 from mindone_vq.nn.linear import Weights
 from mindone_vq.nn.transformer_block import BasicTransformerBlock
+from mindone_vq.pipelines.prepared import PreparedNetwork
 
 Tensors = tuple[Tensor, ...]
 # The modulations of the norms, a row for each timestep; and the context, each picture's first. ``NOTHING`` where a
@@ -59,13 +59,22 @@ class LayerConditioning(nn.Cell):
         return modulation_table(modulations), stacked(context)
 
 
-def of_network(layers: Sequence[Contributions]) -> Contributions:
-    """The contributions to all layers as one."""
-    modulations, context = zip(*layers)
-    return (
-        ops.concat(modulations, -1) if modulations[0].ndim > 1 else NOTHING,
-        ops.concat(context, 1) if context[0].ndim > 1 else NOTHING,
-    )
+class NetworkConditioning(nn.Cell):
+    """The contributions to every block; and stores the weights as steps take them, because they may have changed."""
+
+    def __init__(self, network: PreparedNetwork) -> None:
+        super().__init__(auto_prefix=False)
+        self.network, self.blocks, self.layers = network, network.blocks, network.layers
+
+    def construct(self, condition: Tensor, timesteps: Tensor) -> Contributions:
+        """As in ``LayerConditioning``."""
+        modulations, context = (), ()
+        for i, block in enumerate(self.blocks):
+            weights = self.network.prepared(block)
+            self.layers[i].assign(weights)
+            modulations += block.modulations(timesteps, weights)
+            context += block.context(condition, weights)
+        return modulation_table(modulations), stacked(context)
 
 
 def modulation_table(modulations: Tensors) -> Tensor:

@@ -14,15 +14,16 @@ from mindone_vq.diffusion.options import SamplingOptions
 from mindone_vq.diffusion.sample_step import SampleStep
 from mindone_vq.diffusion.steps import Step
 from mindone_vq.models.denoiser import DiscreteDenoiser
-from mindone_vq.nn.device import compute_dtype, layer_by_layer, steps_in_a_graph
+from mindone_vq.nn.device import centres_tokens, compute_dtype, layer_by_layer, steps_in_a_graph
 from mindone_vq.nn.linear import Linear, layer_weights
+from mindone_vq.nn.normalization import centred_tokens
 from mindone_vq.pipelines.compilation import GraphCache
 from mindone_vq.pipelines.conditioning import (
     Conditioning,
     Contributions,
     LayerConditioning,
+    NetworkConditioning,
     at_timestep,
-    of_network,
     unstacked,
 )
 from mindone_vq.pipelines.layers import Layers
@@ -35,11 +36,13 @@ class Embedding(nn.Cell):
     def __init__(self, transformer: DiscreteDenoiser, conditions: int) -> None:
         super().__init__(auto_prefix=False)
         self.embedding, self.conditions = transformer.latent_image_embedding, conditions
-        self.dtype = compute_dtype(transformer.dtype)
+        self.dtype, self.is_centred = compute_dtype(transformer.dtype), centres_tokens()
 
     def construct(self, x_t: Tensor) -> Tensor:
         """(batch, pixels) int32 -> (conditions * batch, pixels, dim)."""
         hidden_states = self.embedding(x_t, self.dtype)
+        if self.is_centred:
+            hidden_states = centred_tokens(hidden_states)
         return ops.concat([hidden_states] * self.conditions, 0) if self.conditions > 1 else hidden_states
 
 
@@ -52,7 +55,7 @@ class OutputHead(nn.Cell):
     def __init__(self, transformer: DiscreteDenoiser, conditions: int) -> None:
         super().__init__(auto_prefix=False)
         self.norm_out, self.out, self.conditions = transformer.norm_out, transformer.out, conditions
-        self.product = Linear()
+        self.product, self.is_centred = Linear(), centres_tokens()
 
     def construct(self, hidden_states: Tensor, guidance_scales: Tensor) -> Tensor:
         """Guidance, and the last layer.
@@ -64,7 +67,7 @@ class OutputHead(nn.Cell):
         Returns:
             (batch, pixels, classes) float32.
         """
-        normalized = self.norm_out(hidden_states)
+        normalized = self.norm_out(hidden_states, is_centred=self.is_centred)
         if self.conditions > 1:
             parts = ops.chunk(normalized.astype(ms.float32), self.conditions, axis=0)
             normalized = guide(parts[0], parts[1:], guidance_scales).astype(hidden_states.dtype)
@@ -89,7 +92,7 @@ class DenoisingStep(nn.Cell):
     ) -> None:
         super().__init__(auto_prefix=False)
         self.embedding, self.head = Embedding(transformer, conditions), OutputHead(transformer, conditions)
-        self.blocks, self.layers = prepared.blocks, prepared.layers
+        self.blocks, self.layers, self.is_centred = prepared.blocks, prepared.layers, centres_tokens()
         self.sample = sample_step(transformer, sampler_cell, truncation)
 
     def construct(
@@ -108,7 +111,7 @@ class DenoisingStep(nn.Cell):
         Args:
             x_t: (batch, pixels) int32.
             timestep: (1,) int32.
-            contributions: from ``of_network``.
+            contributions: from ``NetworkConditioning``.
             guidance_scales: as ``OutputHead`` takes them.
             truncation_amount, parameters, uniforms, is_known: as ``SampleStep`` takes them.
 
@@ -120,7 +123,7 @@ class DenoisingStep(nn.Cell):
         of_a_layer, keys = len(modulations) // len(self.blocks), len(context) // len(self.blocks)
         for i, block in enumerate(self.blocks):
             own = modulations[i * of_a_layer : (i + 1) * of_a_layer], context[i * keys : (i + 1) * keys]
-            x = block.conditioned(x, *own, self.layers[i].weights())
+            x = block.conditioned(x, *own, self.layers[i].weights(), self.is_centred)
         logits = self.head(x, guidance_scales)
         return self.sample(logits, x_t, truncation_amount, parameters, uniforms, is_known)
 
@@ -213,10 +216,12 @@ class Denoiser:
         dtype = ms.int32 if conditions.dtype.kind in "iu" else compute_dtype(self.transformer.dtype)
         rows = Tensor(conditions.reshape(-1, *conditions.shape[2:]), dtype)  # (conditions * batch, ...)
         timesteps = Tensor(np.arange(self.transformer.num_timesteps or 1), ms.int32)
-        graph, layers = self.graphs.get(LayerConditioning, self.blocks[0], name="conditioning"), self._layers()
-        contributions = [graph(rows, timesteps, layers.weights(i)) for i in range(len(self.blocks))]
-        if not self.by_layer:
-            contributions = [of_network(contributions)]
+        if self.by_layer:
+            graph, layers = self.graphs.get(LayerConditioning, self.blocks[0], name="conditioning"), self._layers()
+            contributions = [graph(rows, timesteps, layers.weights(i)) for i in range(len(self.blocks))]
+        else:
+            graph = self.graphs.get(NetworkConditioning, self._prepared(), name="conditioning")
+            contributions = [graph(rows, timesteps)]
         return Conditioning(tuple(mutable(each) for each in contributions), tuple(weights), conditions.shape[1])
 
     def step(self, conditioning: Conditioning, options: SamplingOptions) -> Callable[..., Tensor]:
@@ -286,6 +291,4 @@ class Denoiser:
         return Layers(self.blocks, self.transformer.dtype, self.graphs)
 
     def _prepared(self) -> PreparedNetwork:
-        prepared = self.graphs.hold(PreparedNetwork, self.transformer)
-        prepared.refresh()
-        return prepared
+        return self.graphs.hold(PreparedNetwork, self.transformer)

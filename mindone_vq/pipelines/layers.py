@@ -6,7 +6,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, mutable, nn, ops
 
-from mindone_vq.nn.device import compute_dtype, groups_of_heads
+from mindone_vq.nn.device import centres_tokens, compute_dtype, groups_of_heads
 from mindone_vq.nn.linear import Weights
 from mindone_vq.nn.transformer_block import BasicTransformerBlock, HeadGroup
 from mindone_vq.pipelines.compilation import GraphCache
@@ -18,40 +18,36 @@ class Layer(nn.Cell):
 
     def __init__(self, block: BasicTransformerBlock) -> None:
         super().__init__(auto_prefix=False)
-        self.block = block
+        self.block, self.is_centred = block, centres_tokens()
 
     def construct(self, x: Tensor, timestep: Tensor, contributions: Contributions, weights: Weights) -> Tensor:
-        """x: (batch, tokens, dim); timestep: (1,) int32 -> as x."""
+        """x: (batch, tokens, dim), from ``Embedding`` or the layer before; timestep: (1,) int32 -> as x."""
         modulations, context = contributions
-        modulations = at_timestep(modulations, timestep, x.shape[-1])
-        return self.block.conditioned(x, modulations, unstacked(context), self.block.prepared(weights))
+        modulations, weights = at_timestep(modulations, timestep, x.shape[-1]), self.prepared(weights)
+        return self.block.conditioned(x, modulations, unstacked(context), weights, self.is_centred)
+
+    def prepared(self, weights: Weights) -> Weights:
+        return self.block.prepared(weights, self.is_centred)
 
 
-class AttentionInputs(nn.Cell):
+class AttentionInputs(Layer):
     """``Layer`` up to its self-attention."""
-
-    def __init__(self, block: BasicTransformerBlock) -> None:
-        super().__init__(auto_prefix=False)
-        self.block = block
 
     def construct(self, x: Tensor, timestep: Tensor, contributions: Contributions, weights: Weights) -> Tensor:
         modulations = at_timestep(contributions[0], timestep, x.shape[-1])
-        return self.block.attention_inputs(x, modulations, self.block.prepared(weights))
+        return self.block.attention_inputs(x, modulations, self.prepared(weights), self.is_centred)
 
 
-class AfterAttention(nn.Cell):
+class AfterAttention(Layer):
     """``Layer`` after its self-attention; ``attended``: (batch, tokens, dim / groups) of each group of heads."""
-
-    def __init__(self, block: BasicTransformerBlock) -> None:
-        super().__init__(auto_prefix=False)
-        self.block = block
 
     def construct(
         self, x: Tensor, attended: Tensors, timestep: Tensor, contributions: Contributions, weights: Weights
     ) -> Tensor:
         modulations, context = contributions
-        modulations, weights = at_timestep(modulations, timestep, x.shape[-1]), self.block.prepared(weights)
-        return self.block.after_attention(x, ops.concat(attended, -1), modulations, unstacked(context), weights)
+        modulations, weights = at_timestep(modulations, timestep, x.shape[-1]), self.prepared(weights)
+        inputs = x, ops.concat(attended, -1), modulations, unstacked(context), weights
+        return self.block.after_attention(*inputs, self.is_centred)
 
 
 class WidenedWeights:

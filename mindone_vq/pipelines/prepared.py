@@ -1,21 +1,34 @@
 """The weights of a network as its steps take them, kept from step to step."""
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import Parameter, nn, ops
 
 from mindone_vq.models.denoiser import DiscreteDenoiser
-from mindone_vq.nn.device import compute_dtype
+from mindone_vq.nn.device import centres_tokens, compute_dtype
 from mindone_vq.nn.linear import Weights
+from mindone_vq.nn.transformer_block import BasicTransformerBlock
 
 
 class StoredWeights(nn.Cell):
-    """Weights by name as parameters. Those that are parameters already are not copied."""
+    """Weights by name as parameters. Those that are parameters already are not copied.
 
-    def __init__(self, prefix: str) -> None:
+    Args:
+        weights: as they are now.
+        prefix: of the names of the parameters.
+    """
+
+    def __init__(self, weights: Weights, prefix: str) -> None:
         super().__init__(auto_prefix=False)
-        self.prefix, self.leaves, self.groups = prefix, (), ()
+        self.groups = tuple(name for name, value in weights.items() if isinstance(value, dict))
+        self.leaves = tuple(name for name in weights if name not in self.groups)
+        self.own = tuple(name for name in self.leaves if not isinstance(weights[name], Parameter))
+        for name in self.groups:
+            setattr(self, name, StoredWeights(weights[name], f"{prefix}{name}."))
+        for name in self.leaves:
+            value = weights[name]
+            if name in self.own:
+                value = Parameter(value, name=prefix + name, requires_grad=False)
+            setattr(self, name, value)
 
     def weights(self) -> Weights:
         weights = {}
@@ -25,41 +38,29 @@ class StoredWeights(nn.Cell):
             weights[name] = getattr(self, name).weights()
         return weights
 
-    def update(self, weights: Weights) -> None:
+    def assign(self, weights: Weights) -> None:
         """Takes over the values."""
-        self.groups = tuple(name for name, value in weights.items() if isinstance(value, dict))
-        self.leaves = tuple(name for name in weights if name not in self.groups)
+        for name in self.own:
+            ops.assign(getattr(self, name), weights[name])
         for name in self.groups:
-            if not hasattr(self, name):
-                setattr(self, name, StoredWeights(f"{self.prefix}{name}."))
-            getattr(self, name).update(weights[name])
-        for name in self.leaves:
-            self._store(name, weights[name])
-
-    def _store(self, name: str, value: Any) -> None:
-        held, own_name = getattr(self, name, None), self.prefix + name
-        if isinstance(value, Parameter):
-            if held is not value:
-                setattr(self, name, value)
-        elif held is None or (held.name, held.shape, held.dtype) != (own_name, value.shape, value.dtype):
-            setattr(self, name, Parameter(value, name=own_name, requires_grad=False))
-        else:
-            held.copy_(value)
+            getattr(self, name).assign(weights[name])
 
 
 class PreparedNetwork(nn.Cell):
-    """The weights of every block of a network from ``BasicTransformerBlock.prepared``."""
+    """The weights of every block of a network from ``BasicTransformerBlock.prepared``, as they are now.
+
+    ``NetworkConditioning`` stores those of a later time.
+    """
 
     def __init__(self, transformer: DiscreteDenoiser) -> None:
         super().__init__(auto_prefix=False)
-        self.transformer, self.blocks = transformer, transformer.transformer_blocks
-        self.layers = nn.CellList([StoredWeights(f"prepared.{i}.") for i in range(len(self.blocks))], auto_prefix=False)
-        self.refresh()
+        self.blocks = transformer.transformer_blocks
+        self.dtype, self.is_centred = compute_dtype(transformer.dtype), centres_tokens()
+        layers = [StoredWeights(self.prepared(block), f"prepared.{i}.") for i, block in enumerate(self.blocks)]
+        self.layers = nn.CellList(layers, auto_prefix=False)
 
-    def refresh(self) -> None:
-        """Reads the network's weights, which may have changed."""
-        for block, stored in zip(self.blocks, self.layers):
-            stored.update(block.prepared(in_dtype(block.weights(), compute_dtype(self.transformer.dtype))))
+    def prepared(self, block: BasicTransformerBlock) -> Weights:
+        return block.prepared(in_dtype(block.weights(), self.dtype), self.is_centred)
 
 
 def in_dtype(weights: Weights, dtype: ms.Type) -> Weights:
