@@ -72,8 +72,12 @@ class NetworkConditioning(nn.Cell):
         for i, block in enumerate(self.blocks):
             weights = self.network.prepared(block)
             self.layers[i].assign(weights)
-            modulations += block.modulations(timesteps, weights)
-            context += block.context(condition, weights)
+            own = block.modulations(timesteps, weights)
+            condition = ops.depend(condition, own)
+            modulations += own
+            own = block.context(condition, weights)
+            timesteps = ops.depend(timesteps, own)
+            context += own
         return modulation_table(modulations), stacked(context)
 
 
