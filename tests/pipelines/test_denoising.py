@@ -16,9 +16,10 @@ from mindone_vq.diffusion.sample_step import SampleStep
 from mindone_vq.diffusion.samplers import Ancestral
 from mindone_vq.nn import device
 from mindone_vq.nn.device import groups_of_heads
+from mindone_vq.nn.normalization import centred_tokens
 from mindone_vq.pipelines import compilation, denoising
 from mindone_vq.pipelines.compilation import GraphCache
-from mindone_vq.pipelines.conditioning import LayerConditioning
+from mindone_vq.pipelines.conditioning import LayerConditioning, NetworkConditioning
 from mindone_vq.pipelines.layers import Layer, as_inputs
 from mindone_vq.pipelines.prepared import PreparedNetwork
 from tests.numerics import relative_error
@@ -47,7 +48,8 @@ def transformer(request, rng):
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_block_with_the_weights_of_another_is_the_other(compiled, transformer, rng):
     context = Tensor(rng.normal(size=(2, 5, 10)).astype(np.float32))
-    x, timesteps = Tensor(rng.normal(size=(2, 16, 24)).astype(np.float32)), Tensor(np.arange(7), ms.int32)
+    x = centred_tokens(Tensor(rng.normal(size=(2, 16, 24)).astype(np.float32)))  # as ``Embedding`` gives it
+    timesteps = Tensor(np.arange(7), ms.int32)
     first, second = transformer.transformer_blocks[:2]
     layer, conditioning = Layer(first), LayerConditioning(first)
     if compiled:
@@ -55,7 +57,7 @@ def test_a_block_with_the_weights_of_another_is_the_other(compiled, transformer,
     weights = as_inputs(second.weights())
     inputs = mutable(conditioning(context, timesteps, weights))
     for t in (0, 6):
-        expected = second(x, context, Tensor([t, t], ms.int32))
+        expected = centred_tokens(second(x, context, Tensor([t, t], ms.int32)))
         result = layer(x, Tensor([t], ms.int32), inputs, weights)
         assert relative_error(result, expected) <= 2e-6
 
@@ -164,12 +166,37 @@ def test_outside_of_a_guidance_interval_the_null_condition_is_not_computed(is_la
     assert not np.array_equal(codes, everywhere) and not np.array_equal(codes, nowhere)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_conditioning_stores_the_weights_as_they_are_now(compiled, transformer, rng):
+    network = PreparedNetwork(transformer)
+    graph = NetworkConditioning(network)
+    if compiled:
+        graph = ms.jit(graph, fullgraph=True)
+    text, timesteps = Tensor(rng.normal(size=(2, 5, 10)).astype(np.float32)), Tensor(np.arange(7), ms.int32)
+    for _ in range(2):
+        for parameter in transformer.get_parameters():
+            parameter.copy_(Tensor(rng.normal(size=parameter.shape).astype(np.float32)))
+        graph(text, timesteps)
+        for block, stored in zip(network.blocks, network.layers):
+            expected, held = flat(network.prepared(block)), flat(stored.weights())
+            assert expected.keys() == held.keys()
+            assert all(np.allclose(held[name].asnumpy(), expected[name].asnumpy(), atol=1e-6) for name in expected)
+
+
+def flat(weights):
+    """Nested weights, each under its whole name."""
+    named = {}
+    for name, value in weights.items():
+        inner = flat(value) if isinstance(value, dict) else {"": value}
+        named.update({f"{name}.{rest}": each for rest, each in inner.items()})
+    return named
+
+
 def test_a_parameter_that_was_exchanged_keeps_its_values(transformer):
     """Also where the new one is of a type that has to be converted."""
-    prepared, layer = PreparedNetwork(transformer), transformer.transformer_blocks[0].ff.net[2]
-    exchanged, values = layer.weight, layer.weight.asnumpy().copy()
+    graphs, layer = GraphCache(), transformer.transformer_blocks[0].attn1.to_q
+    network, exchanged, values = graphs.hold(PreparedNetwork, transformer), layer.weight, layer.weight.asnumpy().copy()
+    assert graphs.hold(PreparedNetwork, transformer) is network
     layer.weight = Parameter(Tensor(values + 1, ms.float16), name=exchanged.name)
-    for _ in range(2):
-        prepared.refresh()
-        assert np.array_equal(exchanged.asnumpy(), values)
-        assert np.allclose(prepared.layers[0].weights()["ff"]["down"]["weight"].asnumpy(), values + 1, atol=2e-3)
+    assert graphs.hold(PreparedNetwork, transformer) is not network
+    assert np.array_equal(exchanged.asnumpy(), values)
