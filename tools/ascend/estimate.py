@@ -24,6 +24,7 @@ from ir import INTERNAL, Node, compiled_graphs
 from support import support
 
 from mindone_vq import CLIPTextModel
+from mindone_vq.pipelines.prepared import PreparedNetwork
 
 LAYERS, HEADS, HEAD_WIDTH, PIXELS, CLASSES, TIMESTEPS = 36, 16, 88, 1024, 4097, 100
 LENGTH, TEXT_WIDTH, TEXT_LAYERS = 77, 512, 12
@@ -71,11 +72,19 @@ def moved(node: Node) -> int:
 
 @dataclass
 class Compiled:
-    """The nodes of a step, the nodes of what is computed once for all steps and one layer, the number of weights."""
+    """A compiled call.
+
+    Attributes:
+        step: the nodes of a step.
+        once: the nodes of what is computed once for all steps.
+        parameters: the number of weights.
+        stored: bytes of those weights that a step takes in another form than the checkpoint has.
+    """
 
     step: list[Node]
     once: list[Node]
     parameters: int
+    stored: int
 
 
 def compiled(layers: int, fused: bool) -> Compiled:
@@ -93,7 +102,8 @@ def compiled(layers: int, fused: bool) -> Compiled:
             num_embeds_ada_norm=TIMESTEPS,
         ).to(ms.float16)
         once, step = compiled_graphs(lambda: text_step(pipe, 1, guidance_scale=5.0, truncation_rate=0.86))
-    return Compiled(step, once, pipe.transformer.num_parameters())
+        own = [stored for stored in PreparedNetwork(pipe.transformer).get_parameters() if "prepared" in stored.name]
+    return Compiled(step, once, pipe.transformer.num_parameters(), sum(stored.nbytes for stored in own))
 
 
 def text_encoder_parameters() -> int:
@@ -160,6 +170,7 @@ def main() -> None:
     kept = LAYERS * sum(SIZES[name] * math.prod(shape) for name, shape in results)
     print(f"\nOnce for a call:\n\n{row('keys, values, modulation', LAYERS * totals(one.once))}")
     print(f"\nthey stay: {kept / 1e9:.2f} GB")
+    print(f"weights as a step takes them, beside the checkpoint's: {LAYERS * one.stored / 1e9:.2f} GB")
     print(f"weights of the denoiser: {weights / 1e9:.2f} x 10^9, {2 * weights / 1e9:.2f} GB")
     print(f"weights of the text encoder: {text / 1e9:.2f} x 10^9, {2 * text / 1e9:.2f} GB")
 
