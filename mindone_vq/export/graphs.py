@@ -15,10 +15,10 @@ from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.nn.device import compute_dtype
 from mindone_vq.pipelines.base import DiffusionPipeline
 from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
-from mindone_vq.pipelines.conditioning import NOTHING, modulation_table, stacked
+from mindone_vq.pipelines.conditioning import Context
 from mindone_vq.pipelines.denoising import DenoisingStep
 from mindone_vq.pipelines.graphs import CodeDecoding, TextEncoding
-from mindone_vq.pipelines.prepared import PreparedNetwork
+from mindone_vq.pipelines.prepared import NOTHING, PreparedNetwork
 from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
 from mindone_vq.pipelines.unconditional import UnconditionalPipeline
 from mindone_vq.text.clip import CLIPTextModel
@@ -58,21 +58,6 @@ class Graph:
     output: str
 
 
-class Context(nn.Cell):
-    """What the condition contributes to every block, as one tensor."""
-
-    def __init__(self, prepared: PreparedNetwork) -> None:
-        super().__init__(auto_prefix=False)
-        self.blocks, self.layers = prepared.blocks, prepared.layers
-
-    def construct(self, condition: Tensor) -> Tensor:
-        """condition: as ``BasicTransformerBlock.context`` takes it -> (pictures, tensors of all layers, ...)."""
-        context = ()
-        for i, block in enumerate(self.blocks):
-            context += block.context(condition, self.layers[i].weights())
-        return stacked(context)
-
-
 class GuidedStep(nn.Cell):
     """``DenoisingStep`` of the sampler "ancestral", with the modulation of every timestep as a constant."""
 
@@ -81,11 +66,7 @@ class GuidedStep(nn.Cell):
     ) -> None:
         super().__init__(auto_prefix=False)
         self.step = DenoisingStep(transformer, prepared, conditions, Ancestral.cell, "rate")
-        timesteps = Tensor(np.arange(transformer.num_timesteps or 1), ms.int32)
-        modulations = ()
-        for block, stored in zip(prepared.blocks, prepared.layers):
-            modulations += block.modulations(timesteps, stored.weights())
-        self.modulations = Parameter(modulation_table(modulations), name="modulations", requires_grad=False)
+        self.modulations = Parameter(prepared.modulations, name="modulations", requires_grad=False)
         self.is_known = ops.zeros((batch_size, transformer.num_latent_pixels), ms.bool_)
         self.no_guidance = Tensor([1.0], ms.float32)
 

@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-import mindspore as ms
 from mindspore import Tensor, mutable, nn, ops
 
 from mindone_vq.nn.linear import Weights
 from mindone_vq.nn.transformer_block import BasicTransformerBlock
-from mindone_vq.pipelines.prepared import PreparedNetwork
+from mindone_vq.pipelines.prepared import NOTHING, PreparedNetwork, modulation_table
 
 Tensors = tuple[Tensor, ...]
 # The modulations of the norms, a row for each timestep; and the context, each picture's first. ``NOTHING`` where a
-# network has no such thing: a loop in a graph takes no empty tuple.
+# network has no such thing.
 Contributions = tuple[Tensor, Tensor]
-NOTHING = Tensor([0.0], ms.float32)
 
 
 @dataclass(frozen=True)
@@ -59,31 +57,21 @@ class LayerConditioning(nn.Cell):
         return modulation_table(modulations), stacked(context)
 
 
-class NetworkConditioning(nn.Cell):
-    """The contributions to every block; and stores the weights as steps take them, because they may have changed."""
+class Context(nn.Cell):
+    """What the condition contributes to every block."""
 
-    def __init__(self, network: PreparedNetwork) -> None:
+    def __init__(self, prepared: PreparedNetwork) -> None:
         super().__init__(auto_prefix=False)
-        self.network, self.blocks, self.layers = network, network.blocks, network.layers
+        self.blocks, self.layers = prepared.blocks, prepared.layers
 
-    def construct(self, condition: Tensor, timesteps: Tensor) -> Contributions:
-        """As in ``LayerConditioning``."""
-        modulations, context = (), ()
+    def construct(self, condition: Tensor) -> Tensor:
+        """condition: as ``BasicTransformerBlock.context`` takes it -> (pictures, tensors of all layers, ...)."""
+        context = ()
         for i, block in enumerate(self.blocks):
-            weights = self.network.prepared(block)
-            self.layers[i].assign(weights)
-            own = block.modulations(timesteps, weights)
-            condition = ops.depend(condition, own)
-            modulations += own
-            own = block.context(condition, weights)
-            timesteps = ops.depend(timesteps, own)
+            own = block.context(condition, self.layers[i].weights())
+            condition = ops.depend(condition, own)  # one after the other: on a CPU products side by side are slow
             context += own
-        return modulation_table(modulations), stacked(context)
-
-
-def modulation_table(modulations: Tensors) -> Tensor:
-    """(T, dim) each -> one of (T, dim of all), in float32, as norms use them."""
-    return ops.concat(modulations, -1).astype(ms.float32) if len(modulations) else NOTHING
+        return stacked(context)
 
 
 def at_timestep(table: Tensor, timestep: Tensor, dim: int) -> Tensors:

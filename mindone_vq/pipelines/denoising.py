@@ -20,14 +20,14 @@ from mindone_vq.nn.normalization import centred_tokens
 from mindone_vq.pipelines.compilation import GraphCache
 from mindone_vq.pipelines.conditioning import (
     Conditioning,
+    Context,
     Contributions,
     LayerConditioning,
-    NetworkConditioning,
     at_timestep,
     unstacked,
 )
 from mindone_vq.pipelines.layers import Layers
-from mindone_vq.pipelines.prepared import PreparedNetwork
+from mindone_vq.pipelines.prepared import NOTHING, PreparedNetwork
 
 
 class Embedding(nn.Cell):
@@ -111,7 +111,7 @@ class DenoisingStep(nn.Cell):
         Args:
             x_t: (batch, pixels) int32.
             timestep: (1,) int32.
-            contributions: from ``NetworkConditioning``.
+            contributions: the modulations from ``PreparedNetwork``, and from ``Context``.
             guidance_scales: as ``OutputHead`` takes them.
             truncation_amount, parameters, uniforms, is_known: as ``SampleStep`` takes them.
 
@@ -190,6 +190,7 @@ class Denoiser:
     def __init__(self, transformer: DiscreteDenoiser, graphs: GraphCache) -> None:
         self.transformer, self.graphs = transformer, graphs
         self.blocks = transformer.transformer_blocks
+        self.has_condition = self.blocks[0].has_text or self.blocks[0].has_class
         self.by_layer = layer_by_layer(sum(parameter.nbytes for parameter in transformer.get_parameters()))
 
     @property
@@ -215,13 +216,15 @@ class Denoiser:
             weights = weights or (1.0,)
         dtype = ms.int32 if conditions.dtype.kind in "iu" else compute_dtype(self.transformer.dtype)
         rows = Tensor(conditions.reshape(-1, *conditions.shape[2:]), dtype)  # (conditions * batch, ...)
-        timesteps = Tensor(np.arange(self.transformer.num_timesteps or 1), ms.int32)
         if self.by_layer:
+            timesteps = Tensor(np.arange(self.transformer.num_timesteps or 1), ms.int32)
             graph, layers = self.graphs.get(LayerConditioning, self.blocks[0], name="conditioning"), self._layers()
             contributions = [graph(rows, timesteps, layers.weights(i)) for i in range(len(self.blocks))]
         else:
-            graph = self.graphs.get(NetworkConditioning, self._prepared(), name="conditioning")
-            contributions = [graph(rows, timesteps)]
+            prepared = self._prepared()
+            prepared.refresh()
+            context = self.graphs.get(Context, prepared, name="context")(rows) if self.has_condition else NOTHING
+            contributions = [(prepared.modulations, context)]
         return Conditioning(tuple(mutable(each) for each in contributions), tuple(weights), conditions.shape[1])
 
     def step(self, conditioning: Conditioning, options: SamplingOptions) -> Callable[..., Tensor]:

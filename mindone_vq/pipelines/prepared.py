@@ -1,12 +1,19 @@
 """The weights of a network as its steps take them, kept from step to step."""
 
+import zlib
+from typing import Optional
+
 import mindspore as ms
-from mindspore import Parameter, nn, ops
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
 
 from mindone_vq.models.denoiser import DiscreteDenoiser
-from mindone_vq.nn.device import centres_tokens, compute_dtype
+from mindone_vq.nn.device import centres_tokens, compute_dtype, on_cpu
 from mindone_vq.nn.linear import Weights
 from mindone_vq.nn.transformer_block import BasicTransformerBlock
+
+# What a network has not: a loop in a graph takes no empty tuple.
+NOTHING = Tensor([0.0], ms.float32)
 
 
 class StoredWeights(nn.Cell):
@@ -38,29 +45,63 @@ class StoredWeights(nn.Cell):
             weights[name] = getattr(self, name).weights()
         return weights
 
-    def assign(self, weights: Weights) -> None:
+    def update(self, weights: Weights) -> None:
         """Takes over the values."""
         for name in self.own:
-            ops.assign(getattr(self, name), weights[name])
+            getattr(self, name).copy_(weights[name])
         for name in self.groups:
-            getattr(self, name).assign(weights[name])
+            getattr(self, name).update(weights[name])
 
 
 class PreparedNetwork(nn.Cell):
-    """The weights of every block of a network from ``BasicTransformerBlock.prepared``, as they are now.
+    """What the steps of every call read of a network's blocks.
 
-    ``NetworkConditioning`` stores those of a later time.
+    Attributes:
+        blocks: of the network.
+        layers: their weights from ``BasicTransformerBlock.prepared``.
+        modulations: of the norms, a row for each timestep, from ``modulation_table``.
     """
 
     def __init__(self, transformer: DiscreteDenoiser) -> None:
         super().__init__(auto_prefix=False)
         self.blocks = transformer.transformer_blocks
         self.dtype, self.is_centred = compute_dtype(transformer.dtype), centres_tokens()
-        layers = [StoredWeights(self.prepared(block), f"prepared.{i}.") for i, block in enumerate(self.blocks)]
+        self.timesteps = Tensor(np.arange(transformer.num_timesteps or 1), ms.int32)
+        layers = [StoredWeights(self._prepared(block), f"prepared.{i}.") for i, block in enumerate(self.blocks)]
         self.layers = nn.CellList(layers, auto_prefix=False)
+        self.modulations, self.checksum = self._modulations(), self._checksum()
 
-    def prepared(self, block: BasicTransformerBlock) -> Weights:
+    def refresh(self) -> None:
+        """Takes over the network's weights where they have changed."""
+        checksum = self._checksum()
+        if checksum is not None and checksum == self.checksum:
+            return
+        for block, stored in zip(self.blocks, self.layers):
+            stored.update(self._prepared(block))
+        self.modulations, self.checksum = self._modulations(), checksum
+
+    def _prepared(self, block: BasicTransformerBlock) -> Weights:
         return block.prepared(in_dtype(block.weights(), self.dtype), self.is_centred)
+
+    def _modulations(self) -> Tensor:
+        modulations = ()
+        for block, stored in zip(self.blocks, self.layers):
+            modulations += block.modulations(self.timesteps, stored.weights())
+        return modulation_table(modulations)
+
+    def _checksum(self) -> Optional[int]:
+        """Of the blocks' weights; None where reading them takes longer than preparing them."""
+        if not on_cpu():
+            return None
+        checksum = 0
+        for parameter in self.blocks.get_parameters():
+            checksum = zlib.crc32(parameter.asnumpy(), checksum)
+        return checksum
+
+
+def modulation_table(modulations: tuple[Tensor, ...]) -> Tensor:
+    """(T, dim) each -> one of (T, dim of all), in float32, as norms use them."""
+    return ops.concat(modulations, -1).astype(ms.float32) if len(modulations) else NOTHING
 
 
 def in_dtype(weights: Weights, dtype: ms.Type) -> Weights:

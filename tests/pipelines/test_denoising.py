@@ -19,7 +19,7 @@ from mindone_vq.nn.device import groups_of_heads
 from mindone_vq.nn.normalization import centred_tokens
 from mindone_vq.pipelines import compilation, denoising
 from mindone_vq.pipelines.compilation import GraphCache
-from mindone_vq.pipelines.conditioning import LayerConditioning, NetworkConditioning
+from mindone_vq.pipelines.conditioning import LayerConditioning, Context
 from mindone_vq.pipelines.layers import Layer, as_inputs
 from mindone_vq.pipelines.prepared import PreparedNetwork
 from tests.numerics import relative_error
@@ -169,7 +169,7 @@ def test_outside_of_a_guidance_interval_the_null_condition_is_not_computed(is_la
 @pytest.mark.parametrize("compiled", [True, False])
 def test_conditioning_stores_the_weights_as_they_are_now(compiled, transformer, rng):
     network = PreparedNetwork(transformer)
-    graph = NetworkConditioning(network)
+    graph = Context(network)
     if compiled:
         graph = ms.jit(graph, fullgraph=True)
     text, timesteps = Tensor(rng.normal(size=(2, 5, 10)).astype(np.float32)), Tensor(np.arange(7), ms.int32)
