@@ -76,15 +76,17 @@ class Compiled:
 
     Attributes:
         step: the nodes of a step.
-        once: the nodes of what is computed once for all steps.
+        once: the nodes of the context, which is computed once for all steps.
         parameters: the number of weights.
         stored: bytes of those weights that a step takes in another form than the checkpoint has.
+        modulations: bytes of the norms' modulations at all timesteps.
     """
 
     step: list[Node]
     once: list[Node]
     parameters: int
     stored: int
+    modulations: int
 
 
 def compiled(layers: int, fused: bool) -> Compiled:
@@ -102,8 +104,9 @@ def compiled(layers: int, fused: bool) -> Compiled:
             num_embeds_ada_norm=TIMESTEPS,
         ).to(ms.float16)
         once, step = compiled_graphs(lambda: text_step(pipe, 1, guidance_scale=5.0, truncation_rate=0.86))
-        own = [stored for stored in PreparedNetwork(pipe.transformer).get_parameters() if "prepared" in stored.name]
-    return Compiled(step, once, pipe.transformer.num_parameters(), sum(stored.nbytes for stored in own))
+        prepared = PreparedNetwork(pipe.transformer)
+        stored = sum(each.nbytes for each in prepared.get_parameters() if "prepared" in each.name)
+    return Compiled(step, once, pipe.transformer.num_parameters(), stored, prepared.modulations.nbytes)
 
 
 def text_encoder_parameters() -> int:
@@ -167,9 +170,9 @@ def main() -> None:
     weights = one.parameters + (LAYERS - 1) * (two.parameters - one.parameters)
     text = text_encoder_parameters()
     results = [pair for each in one.once if each.primitive == "Return" for pair in tensors(each.outputs)]
-    kept = LAYERS * sum(SIZES[name] * math.prod(shape) for name, shape in results)
-    print(f"\nOnce for a call:\n\n{row('keys, values, modulation', LAYERS * totals(one.once))}")
-    print(f"\nthey stay: {kept / 1e9:.2f} GB")
+    kept = LAYERS * (sum(SIZES[name] * math.prod(shape) for name, shape in results) + one.modulations)
+    print(f"\nOnce for a call:\n\n{row('keys, values', LAYERS * totals(one.once))}")
+    print(f"\nthey stay, with the modulations: {kept / 1e9:.2f} GB")
     print(f"weights as a step takes them, beside the checkpoint's: {LAYERS * one.stored / 1e9:.2f} GB")
     print(f"weights of the denoiser: {weights / 1e9:.2f} x 10^9, {2 * weights / 1e9:.2f} GB")
     print(f"weights of the text encoder: {text / 1e9:.2f} x 10^9, {2 * text / 1e9:.2f} GB")
