@@ -25,15 +25,29 @@ class Linear(nn.Cell):
         self.fused = fused_linear()
 
     def construct(self, x: Tensor, weights: Weights) -> Tensor:
-        """x: (..., in); weight: (out, in); bias, if there is one: (out,), both of any float type -> (..., out) as x."""
-        rows, weight = x.reshape(-1, x.shape[-1]), ops.cast(weights["weight"], x.dtype)
-        bias = ops.cast(weights["bias"], x.dtype) if "bias" in weights else None
-        if self.fused:
-            rows = ops.Dense()(rows, weight, bias)
-        else:
-            rows = ops.MatMul(transpose_b=True)(rows, weight)
-            rows = rows if bias is None else ops.BiasAdd()(rows, bias)
-        return rows.reshape(*x.shape[:-1], -1)
+        """See ``linear``."""
+        return linear(x, weights, self.fused)
+
+
+def linear(x: Tensor, weights: Weights, fused: bool) -> Tensor:
+    """A linear layer. Unlike a cell it can be called outside of graphs in MindSpore's graph mode too.
+
+    Args:
+        x: (..., in).
+        weights: weight (out, in) and, if there is one, bias (out,), of any float type.
+        fused: as one kernel.
+
+    Returns:
+        (..., out), the type of x.
+    """
+    rows, weight = x.reshape(-1, x.shape[-1]), ops.cast(weights["weight"], x.dtype)
+    bias = ops.cast(weights["bias"], x.dtype) if "bias" in weights else None
+    if fused:
+        rows = ops.Dense()(rows, weight, bias)
+    else:
+        rows = ops.MatMul(transpose_b=True)(rows, weight)
+        rows = rows if bias is None else ops.BiasAdd()(rows, bias)
+    return rows.reshape(*x.shape[:-1], -1)
 
 
 def joined(layers: tuple[Weights, ...]) -> Weights:

@@ -6,8 +6,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from mindone_vq.nn.device import on_cpu
-from mindone_vq.nn.linear import Linear, Weights, layer_weights
+from mindone_vq.nn.device import fused_linear, on_cpu
+from mindone_vq.nn.linear import Weights, layer_weights, linear
 
 
 def modulated_norm(
@@ -142,16 +142,15 @@ class AdaLayerNorm(nn.Cell):
         super().__init__()
         self.emb = nn.Embedding(num_embeddings, dim)
         self.linear = nn.Dense(dim, 2 * dim)
-        self.product = Linear()
         self.norm = LayerNorm(dim, elementwise_affine=False)
-        self.decomposed = on_cpu()
+        self.fused, self.decomposed = fused_linear(), on_cpu()
 
     def weights(self) -> Weights:
         return {"emb": self.emb.embedding_table, "linear": layer_weights(self.linear)}
 
     def modulation(self, index: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
         """index: (n,) integers -> ``1 + scale`` and ``shift`` of each, (n, dim)."""
-        rows = self.product(ops.silu(ops.gather(weights["emb"], index, 0)), weights["linear"])
+        rows = linear(ops.silu(ops.gather(weights["emb"], index, 0)), weights["linear"], self.fused)
         scale, shift = ops.chunk(rows, 2, axis=-1)
         return 1.0 + scale, shift
 

@@ -19,7 +19,7 @@ def new_graphs(pipe, *prompts, **options) -> int:
 
 
 def test_only_shapes_and_guidance_and_truncation_on_or_off_compile(pipe):
-    assert new_graphs(pipe, "a ring", guidance_scale=2.0) == 4  # text encoder, conditioning, step, decoder
+    assert new_graphs(pipe, "a ring", guidance_scale=2.0) == 4  # text encoder, context, step, decoder
     assert new_graphs(pipe, "a large ring", guidance_scale=2.0) == 0
     assert new_graphs(pipe, "a ring", guidance_scale=7.5) == 0
     assert new_graphs(pipe, "a ring", truncation_rate=0.86) == 1  # the step with truncation
@@ -28,7 +28,7 @@ def test_only_shapes_and_guidance_and_truncation_on_or_off_compile(pipe):
     assert new_graphs(pipe, "a ring", generator=99) == 0
     assert new_graphs(pipe, "a ring", negative_prompt="a circle") == 0
     assert new_graphs(pipe, "a ring", latents=np.full((1, 36), 3)) == 0
-    assert new_graphs(pipe, "a ring", guidance_scale=1.0) == 2  # conditioning and step without guidance
+    assert new_graphs(pipe, "a ring", guidance_scale=1.0) == 2  # context and step without guidance
     assert new_graphs(pipe, "a ring", "a cross") == 4  # all at batch 2
     assert new_graphs(pipe, "a ring", guidance_scale=3.0) == 0
 
@@ -36,7 +36,7 @@ def test_only_shapes_and_guidance_and_truncation_on_or_off_compile(pipe):
 def test_compiling_is_announced(pipe, caplog):
     caplog.set_level("INFO", "mindone_vq")
     new_graphs(pipe, "a ring")
-    for name, batch in (("text encoder", 1), ("conditioning", 2), ("denoising step", 1), ("decoder", 1)):
+    for name, batch in (("text encoder", 1), ("context", 2), ("denoising step", 1), ("decoder", 1)):
         assert f"Compiling the {name} for batch {batch}" in caplog.text
     caplog.clear()
     new_graphs(pipe, "a cross")
