@@ -32,6 +32,8 @@ class Linear(nn.Cell):
 def linear(x: Tensor, weights: Weights, fused: bool) -> Tensor:
     """A linear layer. Unlike a cell it can be called outside of graphs in MindSpore's graph mode too.
 
+    Outside of graphs it must not use methods of tensors: mindnlp replaces them.
+
     Args:
         x: (..., in).
         weights: weight (out, in) and, if there is one, bias (out,), of any float type.
@@ -40,14 +42,14 @@ def linear(x: Tensor, weights: Weights, fused: bool) -> Tensor:
     Returns:
         (..., out), the type of x.
     """
-    rows, weight = x.reshape(-1, x.shape[-1]), ops.cast(weights["weight"], x.dtype)
+    rows, weight = ops.reshape(x, (-1, x.shape[-1])), ops.cast(weights["weight"], x.dtype)
     bias = ops.cast(weights["bias"], x.dtype) if "bias" in weights else None
     if fused:
         rows = ops.Dense()(rows, weight, bias)
     else:
         rows = ops.MatMul(transpose_b=True)(rows, weight)
         rows = rows if bias is None else ops.BiasAdd()(rows, bias)
-    return rows.reshape(*x.shape[:-1], -1)
+    return ops.reshape(rows, (*x.shape[:-1], weight.shape[0]))
 
 
 def joined(layers: tuple[Weights, ...]) -> Weights:
@@ -74,8 +76,10 @@ def scaled_inputs(layer: Weights, factor: float) -> Weights:
 
 def centred(layer: Weights) -> Weights:
     """The layer whose output is that of ``layer`` without its mean over the last axis."""
-    weight = layer["weight"] - layer["weight"].mean(0, keep_dims=True)
-    return {"weight": weight, "bias": layer["bias"] - layer["bias"].mean()} if "bias" in layer else {"weight": weight}
+    weight = ops.sub(layer["weight"], ops.mean(layer["weight"], 0, True))
+    if "bias" not in layer:
+        return {"weight": weight}
+    return {"weight": weight, "bias": ops.sub(layer["bias"], ops.mean(layer["bias"], 0, True))}
 
 
 def padded_outputs(layer: Weights, parts: int, zeros: int) -> Weights:

@@ -152,7 +152,7 @@ class AdaLayerNorm(nn.Cell):
         """index: (n,) integers -> ``1 + scale`` and ``shift`` of each, (n, dim)."""
         rows = linear(ops.silu(ops.gather(weights["emb"], index, 0)), weights["linear"], self.fused)
         scale, shift = ops.chunk(rows, 2, axis=-1)
-        return 1.0 + scale, shift
+        return ops.add(scale, 1.0), shift
 
     def construct(self, x: Tensor, factor: Tensor, shift: Tensor, is_centred: bool = False) -> Tensor:
         """Normalises.

@@ -48,7 +48,7 @@ class StoredWeights(nn.Cell):
     def update(self, weights: Weights) -> None:
         """Takes over the values."""
         for name in self.own:
-            getattr(self, name).copy_(weights[name])
+            ops.assign(getattr(self, name), weights[name])
         for name in self.groups:
             getattr(self, name).update(weights[name])
 
@@ -101,7 +101,7 @@ class PreparedNetwork(nn.Cell):
 
 def modulation_table(modulations: tuple[Tensor, ...]) -> Tensor:
     """(T, dim) each -> one of (T, dim of all), in float32, as norms use them."""
-    return ops.concat(modulations, -1).astype(ms.float32) if len(modulations) else NOTHING
+    return ops.cast(ops.concat(modulations, -1), ms.float32) if len(modulations) else NOTHING
 
 
 def in_dtype(weights: Weights, dtype: ms.Type) -> Weights:
