@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mindone_vq.models.null_text import LearnedClassifierFreeSamplingEmbeddings
     from mindone_vq.models.transformer import Transformer2DModel
     from mindone_vq.models.vq_model import GumbelVQModel, VQEncoderOutput, VQModel
+    from mindone_vq.nn.configuration import configure
     from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput
     from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
     from mindone_vq.pipelines.editing import VQDiffusionImg2ImgPipeline, VQDiffusionInpaintPipeline
@@ -38,6 +39,7 @@ __all__ = [
     "VQDiffusionSchedulerOutput",
     "VQEncoderOutput",
     "VQModel",
+    "configure",
 ]
 
 # Imported when first asked for, as above: `python -m mindone_vq.doctor` has to run where MindSpore does not.
@@ -47,6 +49,7 @@ _MODULES = {
     "models.null_text": ("LearnedClassifierFreeSamplingEmbeddings",),
     "models.transformer": ("Transformer2DModel",),
     "models.vq_model": ("GumbelVQModel", "VQEncoderOutput", "VQModel"),
+    "nn.configuration": ("configure",),
     "pipelines.base": ("DiffusionPipeline", "ImagePipelineOutput"),
     "pipelines.class_to_image": ("ClassToImagePipeline",),
     "pipelines.editing": ("VQDiffusionImg2ImgPipeline", "VQDiffusionInpaintPipeline"),

@@ -1,10 +1,18 @@
 """Where the cells run: the one place that decides between forms of the same computation."""
 
 import contextlib
+import functools
+import logging
 from collections.abc import Iterator
 from typing import Optional
 
 import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from mindone_vq.nn.configuration import configuration
+
+logger = logging.getLogger("mindone_vq")
 
 TARGETS = ("CPU", "Ascend")
 LARGE = 2**28  # bytes of weights
@@ -23,7 +31,23 @@ def fused_attention() -> bool:
     """Whether cells are built for a device with MindSpore's fused attention kernel: Ascend, from Atlas A2 on."""
     if device() != "Ascend":
         return False
-    return ms.get_context("device_target") != "Ascend" or _processor() in FUSED_ATTENTION
+    wanted = configuration().fused_attention
+    if wanted is not None or ms.get_context("device_target") != "Ascend":
+        return wanted is not False
+    return _processor() in FUSED_ATTENTION and _fused_attention_runs()
+
+
+@functools.cache
+def _fused_attention_runs() -> bool:
+    """Whether this NPU takes the kernel: CANN's pages list it as missing on the Atlas 800I A2."""
+    heads = Tensor(np.zeros((1, 16, 1, 16)), ms.float16)  # (batch, tokens, heads, head_dim)
+    try:
+        ops.flash_attention_score(heads, heads, heads, 1, input_layout="BSND").asnumpy()
+    except Exception as error:  # MindSpore raises errors of many types for a kernel
+        reason = " ".join(str(error).split())[:200]
+        logger.warning("This NPU refuses the fused attention kernel; attention is decomposed. (%s)", reason)
+        return False
+    return True
 
 
 def fused_linear() -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Optional
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 
+from mindone_vq.nn.configuration import jit
 from mindone_vq.nn.device import on_cpu
 from mindone_vq.pipelines import graph_files
 
@@ -63,7 +64,7 @@ class CompiledGraph:
         if on_cpu() and any(p.dtype == ms.bfloat16 for p in cell.get_parameters()):
             raise ValueError(f"The {name} has bfloat16 weights, which MindSpore cannot run on a CPU: use float32.")
         self.cell, self.name = cell.set_train(False), name
-        self._run = ms.jit(cell, fullgraph=True)
+        self._run = jit(cell)
         self._known: set[Any] = set()
         self._read: list[tuple[Parameter, Tensor]] = []  # the parameters, and the memory in which it reads them
         # On a CPU a thread that calls the next graph before this one has ended spins until then, on a core that this

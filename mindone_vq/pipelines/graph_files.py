@@ -27,6 +27,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common import api
 
+from mindone_vq.nn.configuration import configuration
 from mindone_vq.nn.device import on_cpu
 from mindone_vq.weights.files import write_atomically
 
@@ -153,7 +154,7 @@ def description(cell: nn.Cell, signature: Any) -> list:
         Unknown: something in the cell cannot be described.
     """
     settings = [ms.get_context(name) for name in ("mode", "jit_syntax_level", "jit_config")]
-    parts: list[Any] = [ms.__version__, _source(), _describe(settings), repr(signature)]
+    parts: list[Any] = [ms.__version__, _source(), _describe(settings), repr(configuration()), repr(signature)]
     for name, part in cell.cells_and_names():
         own = {key: value for key, value in vars(part).items() if key not in vars(_plain_cell())}
         parts.append((name, _named(type(part)), _describe(own)))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import mindspore as ms
+from mindone_vq.nn.configuration import jit
 
 logger = logging.getLogger("mindone_vq")
 
@@ -21,7 +21,7 @@ class TrainingGraph:
     """
 
     def __init__(self, cell: Callable[..., Any], name: str) -> None:
-        self.name, self._run, self._compiled = name, ms.jit(cell, fullgraph=True), False
+        self.name, self._run, self._compiled = name, jit(cell), False
 
     def __call__(self, *inputs: Any) -> Any:
         if self._compiled:
