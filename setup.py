@@ -17,7 +17,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mindone_vq", "mindone_vq.*"]),
-    package_data={"mindone_vq": ["py.typed"], "mindone_vq.demo": ["held_out.txt", "shapes64/*", "shapes64/*/*"]},
+    package_data={
+        "mindone_vq": ["py.typed"],
+        "mindone_vq.demo": ["held_out.txt", "shapes64/*", "shapes64/*/*"],
+        "mindone_vq.device_check": ["reference.npz"],
+    },
     python_requires=">=3.9,<3.13",
     install_requires=[
         "mindspore>=2.7.0",  # an Ascend server keeps the release that fits its driver

@@ -1,32 +1,41 @@
 """Reports what is installed here and whether it works, for bug reports.
 
-    python -m mindone_vq.doctor [--model DIR] [--json]
+    python -m mindone_vq.doctor [--model DIR] [--check DEVICE] [--json [FILE]]
 
 The exit code is 1 if something is wrong; its line says what to do. The checks run in a child process, because other
 libraries can crash or hang. To add one, write a function that yields ``Finding``s and put it into ``checks``.
 """
 
 import argparse
-import json
+import itertools
 import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Iterator
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Optional
 
 from mindone_vq import __version__
+from mindone_vq.device_check import groups
+from mindone_vq.findings import (
+    Checks,
+    Finding,
+    anonymous,
+    as_json,
+    count_wrong,
+    in_child_process,
+    print_checks,
+    print_lines,
+    run_check,
+)
+from mindone_vq.weights.files import check_writable, write_atomically
 
 ROOT = Path("/")
 TIME_LIMIT = 600  # seconds for the child process; the first start on an NPU takes minutes
-MARKER = "mindone_vq.doctor: "  # starts the child's lines of findings; libraries print, too
 TESTED = ("2.7.0", "2.8.0")  # releases of MindSpore; the first is the oldest that works
 SLOW_ON_CPU = "2.9.0"  # and later: oneDNN uses its reference kernel for convolutions
 MODULES = {"pillow": "PIL", "pyyaml": "yaml"}  # the others have the name of the package
@@ -36,34 +45,6 @@ VARIABLES = ("ASCEND_RT_VISIBLE_DEVICES", "DEVICE_ID", "RANK_ID", "RANK_SIZE", "
 VARIABLES += ("GLOG_v", "MS_ENABLE_GE", "MS_JIT", "MS_SIMULATION_LEVEL", "HF_HUB_OFFLINE")
 CANN_FOLDERS = ("usr/local/Ascend/ascend-toolkit/latest", "usr/local/Ascend/cann", "usr/local/Ascend/latest")
 CANN_VERSIONS = ("compiler/version.info", "*-linux/ascend_toolkit_install.info", "runtime/version.info", "version.*")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A line of the report: what was checked, what was found, and, if something is wrong, what to do."""
-
-    name: str
-    value: str
-    advice: str = ""
-
-    @property
-    def status(self) -> str:
-        return "WRONG" if self.advice else "ok"
-
-
-Check = Callable[[], Iterable[Finding]]
-
-
-def run_check(name: str, check: Check, advice: str) -> Iterator[Finding]:
-    """The findings of ``check``; an error that it raises is one more, with ``advice``."""
-    try:
-        yield from check()
-    except (Exception, SystemExit) as error:
-        yield Finding(name, _one_line(error), advice)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def _gigabytes(size: int) -> str:
@@ -211,7 +192,7 @@ def pipeline(folder: str = "", name: str = "bundled model") -> Iterator[Finding]
     yield Finding(name, f"{type(pipe).__name__} with {sum(sizes) / 1e6:.1f} million parameters")
 
 
-def checks(model: str = "") -> dict[str, tuple[Check, str]]:
+def checks(model: str = "") -> Checks:
     """Name -> the check, and the advice if it raises an error or does not finish.
 
     Args:
@@ -230,37 +211,15 @@ def checks(model: str = "") -> dict[str, tuple[Check, str]]:
 
 def run_checks(model: str = "") -> list[Finding]:
     """The findings of ``checks`` in a child process; its crash or timeout is one more, and so is what it left out."""
-    command = [sys.executable, "-c", "from mindone_vq import doctor; doctor.print_checks()", model]
-    try:
-        process = subprocess.run(command, capture_output=True, timeout=TIME_LIMIT)
-        output, code = process.stdout, process.returncode
-        last = process.stderr.decode(errors="replace").strip().rpartition("\n")[2][:500]
-        end = f"crashed with {signal.Signals(-code).name}" if code < 0 else f"ended with {code}: {last}"
-    except subprocess.TimeoutExpired as error:
-        output, end = error.stdout or b"", f"no answer in {TIME_LIMIT} s"
-    lines = [line for line in output.decode(errors="replace").splitlines() if line.startswith(MARKER)]
-    done = dict(json.loads(line[len(MARKER) :]) for line in lines)
-    findings = [Finding(**entry) for entries in done.values() for entry in entries]
-    for name, (_, advice) in checks(model).items():
-        if name not in done:
-            findings.append(Finding(name, end, advice))
-            end = "not checked"
-    return findings
+    command = [sys.executable, "-c", "from mindone_vq import doctor; doctor.in_child()", model]
+    advice = {name: advice for name, (_, advice) in checks(model).items()}
+    return in_child_process(command, advice, TIME_LIMIT)[0]
 
 
-def print_checks() -> None:
-    """What the child process does: a line for each check."""
-    for name, (check, advice) in checks(*sys.argv[1:]).items():
-        print(f"\n{MARKER}{json.dumps([name, [asdict(each) for each in run_check(name, check, advice)]])}", flush=True)
-
-
-def anonymous(text: str) -> str:
-    """``text`` without user names in paths: the home folder becomes ~, folders named like a user <user>."""
-    home = Path.home()
-    if home.name:
-        text = re.sub(re.escape(str(home)) + r"(?![\w.-])", "~", text)
-        text = re.sub(rf"(?<=[/\\]){re.escape(home.name)}(?![\w.-])", "<user>", text)
-    return re.sub(r"(?<=/home/|Users[/\\])[^/\\\s:]+", "<user>", text)
+def in_child() -> None:
+    """What the child process does; its arguments are the model and the names of the checks."""
+    model, *names = sys.argv[1:]
+    print_checks({name: check for name, check in checks(model).items() if name in names})
 
 
 def main(arguments: list[str]) -> int:
@@ -268,19 +227,32 @@ def main(arguments: list[str]) -> int:
         prog="python -m mindone_vq.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", metavar="DIR", default="", help="also check the pipeline in this folder")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument(
+        "--check",
+        choices=groups.DEVICES,
+        help="also compute every kernel, and the bundled model, on this device, compare the numbers and measure times; "
+        "takes some minutes",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", nargs="?", const="-", help="print JSON instead of text, or write it to FILE as well"
+    )
     options = parser.parse_args(arguments)
-    findings = [Finding(*map(anonymous, astuple(finding))) for finding in run_checks(options.model)]
-    wrong = sum(bool(finding.advice) for finding in findings)
-    if options.json:
-        entries = [{**asdict(finding), "status": finding.status} for finding in findings]
-        print(json.dumps({"wrong": wrong, "findings": entries}, indent=2, ensure_ascii=False))
-    else:
+    prints = options.json != "-"
+    if options.json and prints:
+        check_writable(Path(options.json))
+    if prints:
         print("mindone_vq doctor")
-        for finding in findings:
-            advice = f" - {finding.advice}" if finding.advice else ""
-            print(f"  {finding.status:5}  {finding.name:20}  {finding.value}{advice}")
-        print(f"Problems: {wrong or 'none'}.")
+    findings: list[Finding] = []
+    parts = [run_checks(options.model)]
+    for part in itertools.chain(parts, groups.run(options.check) if options.check else ()):
+        part = [anonymous(finding) for finding in part]
+        findings += part
+        if prints:
+            print_lines(part)
+        if options.json and prints:  # after each part: it may take long, or be interrupted
+            write_atomically(Path(options.json), as_json(findings).encode())
+    wrong = count_wrong(findings)
+    print(f"Problems: {wrong or 'none'}." if prints else as_json(findings))
     return 1 if wrong else 0
 
 

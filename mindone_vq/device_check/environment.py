@@ -1,0 +1,30 @@
+"""The device, and how graphs are compiled for it."""
+
+from collections.abc import Iterator
+
+import mindspore as ms
+
+from mindone_vq.findings import Checks, Finding
+from mindone_vq.nn.configuration import configuration
+from mindone_vq.nn.device import fused_attention
+
+BACKEND = "MindSpore's choice, ms_backend from Atlas A2 on"
+HF32 = "CANN's default, allowed in convolutions"
+
+
+def checks(device: str) -> Checks:
+    return {"device": (device_found, "the rest was not checked; use a MindSpore that finds this device")}
+
+
+def device_found() -> Iterator[Finding]:
+    """The name of the chip and its memory; the options of ``mindone_vq.configure`` as they act here."""
+    target, options = ms.get_context("device_target"), configuration()
+    name = target if target == "CPU" else ms.hal.get_device_name(0, target)
+    yield Finding("chip", f"{name}, MindSpore {ms.__version__}")
+    if target != "CPU":
+        memory = ms.hal.get_device_properties(0, target).total_memory
+        yield Finding("device memory", f"{memory / 1e9:.1f} GB", numbers={"bytes": memory})
+    yield Finding("jit level", options.jit_level)
+    yield Finding("backend", options.backend or BACKEND)
+    yield Finding("fused attention", "on" if fused_attention() else "off")
+    yield Finding("HF32", HF32 if options.hf32 is None else "allowed" if options.hf32 else "not allowed")
