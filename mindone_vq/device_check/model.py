@@ -30,8 +30,8 @@ PROMPTS = [
 ]
 STEPS, SEED = 20, 0
 # Chosen before any NPU ran it. Codes equal to the reference after one step from the reference's codes; the
-# largest difference of a picture in [0, 1], in float32 half a level of 255; losses and gradients (where rounding changes
-# a code of the VQ-VAE, its gradient changes: in float16 on a CPU by 0.02).
+# largest difference of a picture in [0, 1], in float32 half a level of 255; losses and gradients (rounding can change
+# codes of the VQ-VAE and thereby its gradient: in float16 on a CPU by 0.02).
 EQUAL = {"float32": 0.999, "float16": 0.99, "bfloat16": 0.95}
 PICTURES = {"float32": 0.5 / 255, "float16": 4 / 255, "bfloat16": 16 / 255}
 LOSSES = {"float32": 1e-3, "float16": 5e-2}
