@@ -209,15 +209,15 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
         """
         denoiser = self.denoiser
         denoising_step = denoiser.step(conditioning, call.options)
+        known = known or KnownCodes.nothing(call.x_T.shape)
 
         def denoise(x_t: Tensor, steps: Sequence[Step]) -> Tensor:
             uniforms, codes = [], []
-            for step in steps:
+            for step in steps:  # all that is random is made before the steps run: nothing waits for x_s
                 uniforms.append(call.options.sampler.draw_uniforms(call.generators, *x_t.shape))
                 codes.append(known.at(step.s, self.scheduler, call.generator))
             return denoising_step(x_t, steps, np.stack(uniforms), np.stack(codes))
 
-        known = known or KnownCodes.nothing(call.x_T.shape)
         every = 1 if known.resample > 1 or call.callbacks.are_given else denoiser.steps_at_once
         if known.resample > 1:
             denoise = known.resampling(denoise, self.scheduler, call.generator)
