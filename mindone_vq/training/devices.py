@@ -59,7 +59,7 @@ class SumOverDevices(nn.Cell):
     """Adds up tensors over all devices, in messages of many tensors.
 
     A message takes some time to begin, whatever its size, and a network has hundreds of parameters. MindSpore can fuse
-    AllReduce nodes itself, but only in passes of some backends, and if the whole process is set up for it.
+    AllReduce nodes itself, but only if a setting of the whole process for its parallel modes asks for it.
 
     Args:
         shapes: of the tensors.
