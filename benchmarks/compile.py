@@ -32,12 +32,13 @@ TARGETS = {"layers": "CPU", "whole": "Ascend"}
 
 
 def build(form: str, layers: int) -> tuple[Any, dict[str, Any]]:
-    """The transformer, its weights zeros; x_t, the texts, the step, its uniforms and which pixels are known."""
+    """The transformer, its weights zeros; x_t, the texts, the step, its uniforms and known codes, which are none."""
     import mindspore as ms
     from mindspore import Tensor
     from mindspore.nn.utils import no_init_parameters
 
     from mindone_vq import Transformer2DModel, VQDiffusionScheduler
+    from mindone_vq.diffusion.sample_step import UNKNOWN
     from mindone_vq.nn import device
     from mindone_vq.weights.store import assign
 
@@ -54,7 +55,7 @@ def build(form: str, layers: int) -> tuple[Any, dict[str, Any]]:
         text=text,
         step=next(step for step in scheduler.steps(100) if step.t == denoise_step.TIMESTEP),
         uniforms=np.random.default_rng(0).random((1, *x_t.shape), dtype=np.float32),
-        is_known=np.zeros(x_t.shape, bool),
+        known=np.full((1, *x_t.shape), UNKNOWN, np.int32),
     )
     return transformer, inputs
 
@@ -82,7 +83,7 @@ def by_layers(layers: int) -> Parts:
         made[:] = [denoiser.step(denoiser.condition(text, null), options)]
 
     def step() -> int:
-        return checksum(made[0](inputs["x_t"], [inputs["step"]], inputs["uniforms"][None], inputs["is_known"]))
+        return checksum(made[0](inputs["x_t"], [inputs["step"]], inputs["uniforms"][None], inputs["known"]))
 
     def again() -> float:
         make()
@@ -114,7 +115,7 @@ def arguments_of_whole(layers: int) -> tuple[Any, tuple]:
         np.float32([denoise_step.RATE]),
         inputs["step"].parameters,
         inputs["uniforms"],
-        inputs["is_known"],
+        inputs["known"][0],
     )
     timestep, *rest = map(Tensor, arrays)
     return cell, (inputs["x_t"], timestep, mutable((Tensor(table), Tensor(context))), *rest)

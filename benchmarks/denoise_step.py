@@ -52,6 +52,7 @@ def ours(sizes: dict, batch: int = 1, dtype: str = "float32") -> Parts:
     from mindone_vq import Transformer2DModel, VQDiffusionScheduler
     from mindone_vq.diffusion.guidance import guide
     from mindone_vq.diffusion.options import SamplingOptions
+    from mindone_vq.diffusion.sample_step import UNKNOWN
     from mindone_vq.pipelines.compilation import GraphCache
     from mindone_vq.pipelines.denoising import Denoiser, sample_step
     from mindone_vq.weights.store import assign
@@ -64,7 +65,7 @@ def ours(sizes: dict, batch: int = 1, dtype: str = "float32") -> Parts:
         assign(parameter, values + 1 if parameter.name.endswith("gamma") else values, getattr(ms, dtype))
     scheduler, options = VQDiffusionScheduler(sizes["num_vector_embeds"]), SamplingOptions(100, SCALE, RATE)
     codes, (null, text) = inputs(sizes, batch)
-    x_t, is_known = Tensor(codes.astype(np.int32)), np.zeros(codes.shape, bool)
+    x_t, known = Tensor(codes.astype(np.int32)), np.full((1, *codes.shape), UNKNOWN, np.int32)
     denoiser, generator = Denoiser(transformer, GraphCache()), np.random.default_rng(2)
     denoise = denoiser.step(denoiser.condition(text, null), options)
     step = next(step for step in scheduler.steps(100) if step.t == TIMESTEP)
@@ -92,9 +93,9 @@ def ours(sizes: dict, batch: int = 1, dtype: str = "float32") -> Parts:
 
     products = functools.lru_cache(maxsize=None)(lambda: _products(sizes))
     return {
-        "step": lambda: wait(denoise(x_t, [step], uniforms()[None], is_known)),
+        "step": lambda: wait(denoise(x_t, [step], uniforms()[None], known)),
         "guidance, truncation, posterior, draw": lambda: wait(
-            sample(*drawn_from(), scale, x_t, rate, parameters, Tensor(uniforms()), Tensor(is_known))[1]
+            sample(*drawn_from(), scale, x_t, rate, parameters, Tensor(uniforms()), Tensor(known[0]))[1]
         ),
         "matrix products of one layer": lambda: wait(products()()),
     }

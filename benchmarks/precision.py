@@ -21,6 +21,7 @@ from mindone_vq import VQDiffusionPipeline
 from mindone_vq.demo import MODEL
 from mindone_vq.demo.evaluation import Share, random_prompts, score
 from mindone_vq.diffusion.options import SamplingOptions
+from mindone_vq.diffusion.sample_step import UNKNOWN
 from mindone_vq.diffusion.sampling import make_generators
 from mindone_vq.diffusion.steps import Step
 from mindone_vq.nn import device
@@ -35,7 +36,7 @@ class Side:
     x_t: Tensor
 
     def take(self, x_t: Tensor, step: Step, uniforms: np.ndarray) -> Tensor:
-        return self.denoise(x_t, [step], uniforms[None], np.zeros(x_t.shape, bool))
+        return self.denoise(x_t, [step], uniforms[None], np.full((1, *x_t.shape), UNKNOWN, np.int32))
 
     def pixels(self, codes: Tensor) -> np.ndarray:
         """(batch, H, W, 3), 0 to 255."""

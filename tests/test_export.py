@@ -19,6 +19,7 @@ import mindone_vq
 from mindone_vq import ClassToImagePipeline, ClassTransformer2DModel, UnconditionalPipeline
 from mindone_vq import UnconditionalTransformer2DModel as UnconditionalTransformer
 from mindone_vq.diffusion.options import SamplingOptions
+from mindone_vq.diffusion.sample_step import UNKNOWN
 from mindone_vq.export import __main__ as command_line
 from mindone_vq.export import export_pipeline
 from mindone_vq.export.__main__ import main
@@ -75,9 +76,8 @@ def as_in_the_pipeline(pipe, inputs, *conditions, timestep=4):
     conditioning = pipe.denoiser.condition(*conditions)
     step = next(step for step in pipe.scheduler.steps(10) if step.t == timestep)
     x_t, uniforms = inputs[0], inputs[-1].asnumpy()[None]
-    return pipe.denoiser.step(conditioning, options)(
-        x_t, [step], uniforms[None], np.zeros((BATCH, PIXELS), bool)
-    ).asnumpy()
+    nothing_known = np.full((1, BATCH, PIXELS), UNKNOWN, np.int32)
+    return pipe.denoiser.step(conditioning, options)(x_t, [step], uniforms[None], nothing_known).asnumpy()
 
 
 def test_each_graph_is_the_pipelines(pipe, exported, rng):

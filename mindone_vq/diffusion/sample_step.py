@@ -2,14 +2,16 @@
 
 from typing import Optional
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from mindone_vq.diffusion.truncation import probabilities, truncated
 from mindone_vq.nn.device import sorts
 
+UNKNOWN = -1  # what ``SampleStep`` is given for a pixel whose code is not known
+
 
 class SampleStep(nn.Cell):
-    """Truncation, and the sampler's draw of x_s.
+    """Truncation, the sampler's draw of x_s, and the known codes in their places.
 
     Args:
         sampler_cell: ``Sampler.cell``.
@@ -29,7 +31,7 @@ class SampleStep(nn.Cell):
         truncation_amount: Tensor,
         parameters: Tensor,
         uniforms: Tensor,
-        is_known: Tensor,
+        known: Tensor,
     ) -> Tensor:
         """One draw.
 
@@ -39,10 +41,11 @@ class SampleStep(nn.Cell):
             truncation_amount: (1,) float32: the rate, or k.
             parameters: step parameters of the sampler.
             uniforms: (num_uniforms, batch, pixels) float32 in [0, 1).
-            is_known: (batch, pixels) bool; see ``UnmaskingStep``.
+            known: codes that x_s has whatever is drawn, (batch, pixels) int32; ``UNKNOWN`` for the other pixels.
 
         Returns:
             x_s: (batch, pixels) int32.
         """
         p_x_0 = truncated(probabilities(logits), self.truncation, truncation_amount, self.sorts)
-        return self.draw(p_x_0, x_t, parameters, uniforms, is_known)
+        is_known = known > UNKNOWN
+        return ops.where(is_known, known, self.draw(p_x_0, x_t, parameters, uniforms, is_known))

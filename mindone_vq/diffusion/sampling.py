@@ -1,7 +1,7 @@
 """Drawing classes. Randomness is made on the host, one uniform number for each latent pixel."""
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import mindspore as ms
 import numpy as np
@@ -9,6 +9,7 @@ from mindspore import Tensor, ops
 
 Generator = Union[np.random.Generator, ms.Generator, int]
 Generators = Union[Generator, Sequence[Generator], None]
+KEPT = -1  # what ``draw_changes`` gives for a code that does not change
 
 
 def make_generators(generator: Generators, batch: int) -> list[np.random.Generator]:
@@ -62,6 +63,23 @@ def draw_uniforms(generators: Sequence[np.random.Generator], batch: int, pixels:
     if len(generators) == 1:
         return generators[0].random((batch, pixels), dtype=np.float32)
     return np.stack([generator.random(pixels, dtype=np.float32) for generator in generators])
+
+
+def draw_changes(
+    generators: Sequence[np.random.Generator], batch: int, pixels: int, keep: Any, mask: Any, mask_class: int
+) -> np.ndarray:
+    """What the forward process puts in the place of codes: (batch, pixels) int32.
+
+    Args:
+        generators: one for the whole batch, or one for each image.
+        keep, mask: the probabilities of ``KEPT`` and of the mask, (batch, 1) or one for all; else it is a random code.
+        mask_class: the number of codes.
+    """
+    generators = generators * batch if len(generators) == 1 else generators
+    # float64: the chance of being replaced is some 1e-6, finer than a float32 uniform resolves
+    u = np.stack([generator.random(pixels) for generator in generators])
+    other = np.stack([generator.integers(0, mask_class, pixels) for generator in generators])
+    return np.where(u < mask, mask_class, np.where(u < mask + keep, KEPT, other)).astype(np.int32)
 
 
 def draw(p: Tensor, rest: Tensor, uniforms: Tensor) -> Tensor:

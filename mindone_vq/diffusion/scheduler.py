@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone_vq.diffusion.posterior import by_state, log_posterior
 from mindone_vq.diffusion.samplers import Ancestral, Sampler, make_sampler
-from mindone_vq.diffusion.sampling import Generators, make_generators
+from mindone_vq.diffusion.sampling import KEPT, Generators, draw_changes, make_generators
 from mindone_vq.diffusion.schedule import CLEAN, ONE_HOT_FLOOR, TransitionSchedule
 from mindone_vq.diffusion.steps import Step, custom_steps, inference_steps
 from mindone_vq.outputs import output
@@ -266,7 +266,8 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         t = np.broadcast_to(np.asarray(t.asnumpy() if isinstance(t, Tensor) else t), (batch,))
         if t.min() < 0 or t.max() >= self.num_train_timesteps:
             raise ValueError(f"timesteps go from 0 to {self.num_train_timesteps - 1}, given {t.tolist()}.")
-        return self._forward(codes, self.schedule.keep[t][:, None], self.schedule.mask[t][:, None], generator)
+        changes = self._changes(codes.shape, self.schedule.keep[t][:, None], self.schedule.mask[t][:, None], generator)
+        return Tensor(np.where(changes == KEPT, codes, changes).astype(np.int32))
 
     def forward_jump(self, x_s: Tensor, s: float, t: float, generator: Generators = None) -> Tensor:
         """Draws x_t from q(x_t | x_s): back to the noise of an earlier step (equation 7).
@@ -283,20 +284,13 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         if s >= t:
             return x_s
         keep, _, mask = self.schedule.between(t, s)
-        codes = x_s.asnumpy()
-        changed = self._forward(codes, keep, mask, generator).asnumpy()
-        return Tensor(np.where(codes == self.mask_class, codes, changed).astype(np.int32))
+        changes = Tensor(self._changes(x_s.shape, keep, mask, generator))
+        x_s = x_s.astype(ms.int32)
+        stays = ops.logical_or(changes == KEPT, x_s == self.mask_class)  # on the device: x_s is not waited for
+        return ops.where(stays, x_s, changes)
 
-    def _forward(self, codes: np.ndarray, keep: Any, mask: Any, generator: Generators) -> Tensor:
-        """Keeps each code with probability ``keep``, masks it with ``mask``, or else replaces it by a random code."""
-        batch, pixels = codes.shape
-        generators = make_generators(generator, batch)
-        generators = generators * batch if len(generators) == 1 else generators
-        # float64: the chance of being replaced is some 1e-6, finer than a float32 uniform resolves
-        u = np.stack([each.random(pixels) for each in generators])
-        other = np.stack([each.integers(0, self.mask_class, pixels) for each in generators])
-        noisy = np.where(u < mask, self.mask_class, np.where(u < mask + keep, codes, other))
-        return Tensor(noisy.astype(np.int32))
+    def _changes(self, shape: tuple[int, int], keep: Any, mask: Any, generator: Generators) -> np.ndarray:
+        return draw_changes(make_generators(generator, shape[0]), *shape, keep, mask, self.mask_class)
 
     def _check_timestep(self, t: Union[int, Tensor]) -> int:
         t = int(t)

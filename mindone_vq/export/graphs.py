@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindone_vq.diffusion.sample_step import UNKNOWN
 from mindone_vq.diffusion.samplers import Ancestral
 from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.nn.device import compute_dtype
@@ -67,7 +68,7 @@ class GuidedStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.step = DenoisingStep(transformer, prepared, conditions, Ancestral.cell, "rate")
         self.modulations = Parameter(prepared.modulations, name="modulations", requires_grad=False)
-        self.is_known = ops.zeros((batch_size, transformer.num_latent_pixels), ms.bool_)
+        self.known = ops.full((batch_size, transformer.num_latent_pixels), UNKNOWN, dtype=ms.int32)
         self.no_guidance = Tensor([1.0], ms.float32)
 
     def construct(
@@ -81,7 +82,7 @@ class GuidedStep(nn.Cell):
         uniforms: Tensor,
     ) -> Tensor:
         """As ``DenoisingStep``; context: from ``Context``; uniforms: (batch, pixels)."""
-        sampling = (truncation_rate, coefficients, uniforms.expand_dims(0), self.is_known)
+        sampling = (truncation_rate, coefficients, uniforms.expand_dims(0), self.known)
         return self.step(x_t, timestep, (self.modulations, context), guidance_scale, *sampling)
 
 

@@ -200,7 +200,7 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
     ) -> Iterator[tuple[float, Tensor]]:
         """The reverse process: yields timesteps with their x_t, from x_T to the clean codes at timestep -1.
 
-        Every timestep with callbacks or ``known``; else after as many steps as are fastest together.
+        Every timestep with callbacks or resampling; else after as many steps as are fastest together.
 
         Args:
             call: from ``prepare``.
@@ -209,20 +209,24 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
         """
         denoiser = self.denoiser
         denoising_step = denoiser.step(conditioning, call.options)
+        known = known or KnownCodes.nothing(call.x_T.shape)
 
-        def denoise(x_t: Tensor, steps: Sequence[Step], is_known: np.ndarray) -> Tensor:
-            uniforms = np.stack([call.options.sampler.draw_uniforms(call.generators, *x_t.shape) for _ in steps])
-            return denoising_step(x_t, steps, uniforms, is_known)
+        def denoise(x_t: Tensor, steps: Sequence[Step]) -> Tensor:
+            uniforms, codes = [], []
+            for step in steps:  # all that is random is made before the steps run: nothing waits for x_s
+                uniforms.append(call.options.sampler.draw_uniforms(call.generators, *x_t.shape))
+                codes.append(known.at(step.s, self.scheduler, call.generator))
+            return denoising_step(x_t, steps, np.stack(uniforms), np.stack(codes))
 
-        if known is not None:
-            denoise = known.around(denoise, self.scheduler, call.generator)
-        every = 1 if known is not None or call.callbacks.are_given else denoiser.steps_at_once
-        x_t, nothing_known = call.x_T, np.zeros(call.x_T.shape, bool)
+        every = 1 if known.resample > 1 or call.callbacks.are_given else denoiser.steps_at_once
+        if known.resample > 1:
+            denoise = known.resampling(denoise, self.scheduler, call.generator)
+        x_t = call.x_T
         yield call.steps[0].t if call.steps else CLEAN, x_t
         with self.progress_bar(total=len(call.steps)) as bar:
             for first in range(0, len(call.steps), every):
                 steps = call.steps[first : first + every]
-                x_t = denoise(x_t, steps, nothing_known)
+                x_t = denoise(x_t, steps)
                 last = first + len(steps) - 1
                 replaced = call.callbacks.replaced(self, last, steps[-1].timestep, x_t)
                 x_t = x_t if replaced is None else self._checked_latents(replaced, call.batch)

@@ -104,7 +104,7 @@ class DenoisingStep(nn.Cell):
         truncation_amount: Tensor,
         parameters: Tensor,
         uniforms: Tensor,
-        is_known: Tensor,
+        known: Tensor,
     ) -> Tensor:
         """One step.
 
@@ -113,7 +113,7 @@ class DenoisingStep(nn.Cell):
             timestep: (1,) int32.
             contributions: the modulations from ``PreparedNetwork``, and from ``Context``.
             guidance_scales: as ``OutputHead`` takes them.
-            truncation_amount, parameters, uniforms, is_known: as ``SampleStep`` takes them.
+            truncation_amount, parameters, uniforms, known: as ``SampleStep`` takes them.
 
         Returns:
             (batch, pixels) int32.
@@ -125,7 +125,7 @@ class DenoisingStep(nn.Cell):
             own = modulations[i * of_a_layer : (i + 1) * of_a_layer], context[i * keys : (i + 1) * keys]
             x = block.conditioned(x, *own, self.layers[i].weights(), self.is_centred)
         logits = self.head(x, guidance_scales)
-        return self.sample(logits, x_t, truncation_amount, parameters, uniforms, is_known)
+        return self.sample(logits, x_t, truncation_amount, parameters, uniforms, known)
 
 
 class DenoisingSteps(nn.Cell):
@@ -145,27 +145,24 @@ class DenoisingSteps(nn.Cell):
         truncation_amount: Tensor,
         parameters: Tensor,
         uniforms: Tensor,
-        is_known: Tensor,
+        known: Tensor,
     ) -> Tensor:
         """As ``DenoisingStep``.
 
         Args:
             count: how many steps to do, (1,) int32.
-            timesteps, guidance_scales, parameters, uniforms: those of each step along a first axis, at least ``count``.
+            timesteps, guidance_scales, parameters, uniforms, known: those of each step along a first axis, at least
+                ``count``.
         """
         if timesteps.shape[0] == 1:
-            scales, parameters, uniforms = (
-                guidance_scales.reshape(-1),
-                parameters.reshape(-1),
-                uniforms.reshape(uniforms.shape[1:]),
-            )
-            own = scales, truncation_amount, parameters, uniforms, is_known
-            return self.step(x_t, timesteps, contributions, *own)
+            own = parameters.reshape(-1), uniforms.reshape(uniforms.shape[1:]), known.reshape(known.shape[1:])
+            return self.step(x_t, timesteps, contributions, guidance_scales.reshape(-1), truncation_amount, *own)
         i = ops.zeros((1,), ms.int32)
         while i < count:
             timestep, scales = ops.gather(timesteps, i, 0), ops.gather(guidance_scales, i, 0).reshape(-1)
             own = ops.gather(parameters, i, 0).reshape(-1), ops.gather(uniforms, i, 0).reshape(uniforms.shape[1:])
-            x_t = self.step(x_t, timestep, contributions, scales, truncation_amount, *own, is_known)
+            codes = ops.gather(known, i, 0).reshape(known.shape[1:])
+            x_t = self.step(x_t, timestep, contributions, scales, truncation_amount, *own, codes)
             i = i + 1
         return x_t
 
@@ -177,6 +174,7 @@ class StepInputs(NamedTuple):
     guidance_scales: np.ndarray
     parameters: np.ndarray
     uniforms: np.ndarray
+    known: np.ndarray
 
 
 class Denoiser:
@@ -232,7 +230,7 @@ class Denoiser:
 
         Returns:
             A function of x_t (batch, pixels), a list of ``Step``, at most ``steps_at_once``, the uniforms of each
-            (steps, num_uniforms, batch, pixels), and which pixels are known, (batch, pixels); it returns x_s.
+            (steps, num_uniforms, batch, pixels), and the known codes of each (steps, batch, pixels); it returns x_s.
         """
         make = self._layer_by_layer if self.by_layer else self._whole
         amount = Tensor([options.truncation_amount], ms.float32)
@@ -245,7 +243,7 @@ class Denoiser:
         def null_is_unused(step: Step) -> bool:
             return conditioning.weights == (1.0,) and scale_at(step) == 1.0
 
-        def denoise(x_t: Tensor, steps: Sequence[Step], uniforms: np.ndarray, is_known: np.ndarray) -> Tensor:
+        def denoise(x_t: Tensor, steps: Sequence[Step], uniforms: np.ndarray, known: np.ndarray) -> Tensor:
             for is_unguided, group in itertools.groupby(range(len(steps)), lambda i: null_is_unused(steps[i])):
                 own = list(group)
                 scales = np.outer([scale_at(steps[i]) for i in own], conditioning.weights or (1.0,))
@@ -254,8 +252,9 @@ class Denoiser:
                     scales.astype(np.float32),
                     np.stack([steps[i].parameters for i in own]),
                     uniforms[own],
+                    known[own],
                 )
-                x_t = (unguided() if is_unguided else guided)(x_t, inputs, amount, Tensor(is_known))
+                x_t = (unguided() if is_unguided else guided)(x_t, inputs, amount)
             return x_t
 
         return denoise
@@ -265,13 +264,11 @@ class Denoiser:
         graph = self.graphs.get(DenoisingSteps, self.transformer, self._prepared(), *kind, name="denoising step")
         contributions = conditioning.contributions[0]
 
-        def network(x_t: Tensor, steps: StepInputs, amount: Tensor, is_known: Tensor) -> Tensor:
+        def network(x_t: Tensor, steps: StepInputs, amount: Tensor) -> Tensor:
             count, size = Tensor([len(steps.timesteps)], ms.int32), self.steps_at_once
             # repeated up to that size: the graph does the first ``count``
-            timesteps, scales, parameters, uniforms = [
-                Tensor(np.resize(each, (size, *each.shape[1:]))) for each in steps
-            ]
-            return graph(x_t, count, timesteps, contributions, scales, amount, parameters, uniforms, is_known)
+            timesteps, scales, *own = [Tensor(np.resize(each, (size, *each.shape[1:]))) for each in steps]
+            return graph(x_t, count, timesteps, contributions, scales, amount, *own)
 
         return network
 
@@ -281,11 +278,11 @@ class Denoiser:
         sample = self.graphs.get(sample_step, self.transformer, options.sampler.cell, options.truncation, name="draw")
         layers = self._layers()
 
-        def network(x_t: Tensor, steps: StepInputs, amount: Tensor, is_known: Tensor) -> Tensor:
-            for timestep, scales, parameters, uniforms in zip(*steps):
+        def network(x_t: Tensor, steps: StepInputs, amount: Tensor) -> Tensor:
+            for timestep, scales, *own in zip(*steps):
                 x = layers(embedding(x_t), Tensor([timestep], ms.int32), conditioning.contributions)
                 logits = head(x, Tensor(scales))
-                x_t = sample(logits, x_t, amount, Tensor(parameters), Tensor(uniforms), is_known)
+                x_t = sample(logits, x_t, amount, *map(Tensor, own))
             return x_t
 
         return network

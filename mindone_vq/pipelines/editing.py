@@ -91,8 +91,8 @@ class VQDiffusionInpaintPipeline(EditingPipeline):
         _check_count(call.batch, pixels, painted)
         codes, is_known = self.encode_pictures(pixels), ~unknown_codes(painted, self.factor)
         known = KnownCodes(*(np.broadcast_to(each, call.x_T.shape) for each in (codes, is_known)), resample)
-        last = self.scheduler.num_train_timesteps - 1
-        x_T = known.apply_known(call.x_T, last, self.scheduler, call.generator)
+        noisy = known.at(self.scheduler.num_train_timesteps - 1, self.scheduler, call.generator)
+        x_T = Tensor(np.where(known.is_known, noisy, call.x_T.asnumpy()))
         images = self._sampled(replace(call, x_T=x_T), texts, known)
         if output_type != "latent":
             images = self.decode_latents(images, "np")

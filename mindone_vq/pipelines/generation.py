@@ -8,13 +8,14 @@ import numpy as np
 from mindspore import Tensor
 
 from mindone_vq.diffusion.options import SamplingOptions, check_positive_integer
+from mindone_vq.diffusion.sample_step import UNKNOWN
 from mindone_vq.diffusion.sampling import Generators
 from mindone_vq.diffusion.schedule import CLEAN
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.diffusion.steps import Step
 
-# (x_t, steps, is_known) -> x_s
-Denoise = Callable[[Tensor, Sequence[Step], np.ndarray], Tensor]
+# (x_t, steps) -> x_s
+Denoise = Callable[[Tensor, Sequence[Step]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -90,22 +91,26 @@ class KnownCodes:
     is_known: np.ndarray
     resample: int = 1
 
-    def apply_known(self, x_s: Tensor, s: float, scheduler: VQDiffusionScheduler, generator: Generators) -> Tensor:
-        """x_s with the known codes in their places, as the forward process makes them at timestep s."""
-        if not self.is_known.any():
-            return x_s
-        noisy = self.codes if s == CLEAN else scheduler.add_noise(self.codes, max(round(s), 0), generator).asnumpy()
-        return Tensor(np.where(self.is_known, noisy, x_s.asnumpy()).astype(np.int32))
+    @staticmethod
+    def nothing(shape: tuple[int, ...]) -> "KnownCodes":
+        """No code of (batch, pixels) is held."""
+        return KnownCodes(np.zeros(shape, np.int32), np.zeros(shape, bool))
 
-    def around(self, denoise: Denoise, scheduler: VQDiffusionScheduler, generator: Generators) -> Denoise:
-        """``denoise`` of one step at a time that holds the known codes, and resamples."""
+    def at(self, s: float, scheduler: VQDiffusionScheduler, generator: Generators) -> np.ndarray:
+        """The held codes as the forward process makes them at timestep s, ``UNKNOWN`` elsewhere: (batch, pixels)."""
+        codes = self.codes
+        if s != CLEAN and self.is_known.any():
+            codes = scheduler.add_noise(codes, max(round(s), 0), generator).asnumpy()
+        return np.where(self.is_known, codes, UNKNOWN).astype(np.int32)
 
-        def step_with_known(x_t: Tensor, steps: Sequence[Step], is_known: np.ndarray) -> Tensor:
+    def resampling(self, denoise: Denoise, scheduler: VQDiffusionScheduler, generator: Generators) -> Denoise:
+        """``denoise``, one step at a time, each as often as ``resample`` says."""
+
+        def denoise_again(x_t: Tensor, steps: Sequence[Step]) -> Tensor:
             (step,) = steps
-            for left in reversed(range(self.resample)):
-                x_s = self.apply_known(denoise(x_t, steps, self.is_known), step.s, scheduler, generator)
-                if left:
-                    x_t = scheduler.forward_jump(x_s, step.s, step.t, generator)
+            x_s = denoise(x_t, steps)
+            for _ in range(self.resample - 1):
+                x_s = denoise(scheduler.forward_jump(x_s, step.s, step.t, generator), steps)
             return x_s
 
-        return step_with_known
+        return denoise_again

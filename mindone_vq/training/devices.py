@@ -1,12 +1,17 @@
 """Several processes, each with its own device: that train one model together, or that work side by side."""
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor, communication, ops
+from mindspore import Tensor, communication, nn, ops
+from mindspore.ops.auto_generate import SplitWithSize
+
+LARGEST_MESSAGE = 2**26  # bytes: few messages, whose buffers take little memory beside the gradients
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,47 @@ class Devices:
             raise error
         if failed:
             raise RuntimeError("The first process failed; its log has the error.")
+
+
+class SumOverDevices(nn.Cell):
+    """Adds up tensors over all devices, in messages of many tensors.
+
+    A message takes some time to begin, whatever its size, and a network has hundreds of parameters. MindSpore can fuse
+    AllReduce nodes itself, but only if a setting of the whole process for its parallel modes asks for it.
+
+    Args:
+        shapes: of the tensors.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        super().__init__(auto_prefix=False)
+        self.shapes = tuple(tuple(shape) for shape in shapes)
+        self.sizes = tuple(math.prod(shape) for shape in self.shapes)
+        self.messages = tuple(messages(self.sizes, LARGEST_MESSAGE // 4))
+        self.all_reduce = ops.AllReduce()
+        self.split = SplitWithSize()  # ``ops.split`` would be a StridedSlice for each tensor
+
+    def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The sums, float32."""
+        sums = ()
+        for first, end in self.messages:
+            flat = ops.concat([each.reshape(-1).astype(ms.float32) for each in tensors[first:end]])
+            parts = self.split(self.all_reduce(flat), self.sizes[first:end], 0)
+            for i in range(first, end):
+                sums += (parts[i - first].reshape(self.shapes[i]),)
+        return sums
+
+
+def messages(sizes: Sequence[int], largest: int) -> Iterator[tuple[int, int]]:
+    """The first and the end of runs of tensors of together at most ``largest`` numbers, or of a single larger one."""
+    first = total = 0
+    for i, size in enumerate(sizes):
+        if i > first and total + size > largest:
+            yield first, i
+            first, total = i, 0
+        total += size
+    if sizes:
+        yield first, len(sizes)
 
 
 def connect() -> Devices:

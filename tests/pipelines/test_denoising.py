@@ -12,7 +12,7 @@ from mindone_vq import (
     VQDiffusionScheduler,
 )
 from mindone_vq.diffusion.options import SamplingOptions
-from mindone_vq.diffusion.sample_step import SampleStep
+from mindone_vq.diffusion.sample_step import UNKNOWN, SampleStep
 from mindone_vq.diffusion.samplers import Ancestral
 from mindone_vq.nn import device
 from mindone_vq.nn.device import groups_of_heads
@@ -70,14 +70,16 @@ def test_all_forms_draw_the_same(transformer, rng, monkeypatch):
     x_t = Tensor(rng.integers(0, 30, (pictures, 16)), ms.int32)
     texts = rng.normal(size=(1 + guided, pictures, 5, 10)).astype(np.float32)  # the null text last
     step, uniforms = scheduler.steps(7)[1], rng.random((1, pictures, 16), dtype=np.float32)
-    known = np.zeros((pictures, 16), bool)
+    known = np.where(rng.random((pictures, 16)) < 0.3, rng.integers(0, 30, (pictures, 16)), UNKNOWN).astype(np.int32)
 
     timestep = Tensor(np.full(pictures, 5), ms.int32)
     log_p = [transformer.log_p_x_0(x_t, Tensor(text), timestep) for text in texts]
     guided_log_p = log_p[1] + 2.5 * (log_p[0] - log_p[1]) if guided else log_p[0]
     end = SampleStep(Ancestral.cell, "rate", 29, 16)
-    inputs = (np.array([0.8], np.float32), step.parameters, uniforms, known)
-    expected = end(guided_log_p, x_t, *(Tensor(each) for each in inputs)).asnumpy()
+    inputs = (np.array([0.8], np.float32), step.parameters, uniforms)
+    drawn = [end(guided_log_p, x_t, *map(Tensor, (*inputs, each))).asnumpy() for each in (known * 0 + UNKNOWN, known)]
+    expected = np.where(known == UNKNOWN, drawn[0], known)
+    assert np.array_equal(drawn[1], expected) and not np.array_equal(drawn[0], expected)
 
     assert groups_of_heads(3, pictures * 256) == 1
     for is_layer_by_layer, scores in ((True, 2**26), (True, 1), (False, 1)):
@@ -85,7 +87,7 @@ def test_all_forms_draw_the_same(transformer, rng, monkeypatch):
         monkeypatch.setattr(denoising, "layer_by_layer", lambda size, form=is_layer_by_layer: form)
         denoiser = denoising.Denoiser(transformer, GraphCache())
         conditioning = denoiser.condition(*texts)
-        drawn = denoiser.step(conditioning, options)(x_t, [step], uniforms[None], known).asnumpy()
+        drawn = denoiser.step(conditioning, options)(x_t, [step], uniforms[None], known[None]).asnumpy()
         assert (drawn == expected).mean() >= 0.999
         assert len(np.unique(drawn)) == 30
 
@@ -112,7 +114,8 @@ def test_every_kind_of_network_runs_in_both_forms(network, condition, rng, monke
         monkeypatch.setattr(denoising, "layer_by_layer", lambda size, form=form: form)
         denoiser = denoising.Denoiser(network, GraphCache())
         denoise = denoiser.step(denoiser.condition(condition), SamplingOptions(guidance_scale=1.0))
-        assert (denoise(x_t, [step], uniforms[None], np.zeros((2, 16), bool)).asnumpy() == expected).all()
+        nothing_known = np.full((1, 2, 16), UNKNOWN, np.int32)
+        assert (denoise(x_t, [step], uniforms[None], nothing_known).asnumpy() == expected).all()
 
 
 def test_one_layer_is_compiled_for_all(rng, monkeypatch):

@@ -16,6 +16,8 @@ from mindone_vq import (
     VQModel,
 )
 from mindone_vq.demo import MODEL
+from mindone_vq.diffusion.options import SamplingOptions
+from mindone_vq.diffusion.sample_step import UNKNOWN
 from mindone_vq.pipelines.compilation import CompiledGraph
 from tests.tiny_pipeline import random_pipeline, random_weights
 
@@ -90,6 +92,56 @@ def test_resampling_goes_back_between(inpaint, rng, monkeypatch):
     steps = inpaint.scheduler.steps(STEPS["num_inference_steps"], "halton")
     assert jumps == [(round(step.s), round(step.t)) for step in steps for _ in range(2)]
     assert (codes[:, 3:] == 5).all()  # a sampler that reveals keeps what it finds
+
+
+def forward(codes, keep, mask, rng):
+    """The forward process: a code is masked, kept, or any of 12; masks stay masks."""
+    u = rng.random(codes.shape)
+    other = np.stack([rng.integers(0, 12, codes.shape[1]) for _ in codes])
+    changed = np.where(u < mask, 12, np.where(u < mask + keep, codes, other))
+    return np.where(codes == 12, 12, changed)
+
+
+def reference(pipe, codes, is_known, sampler, resample, seed):
+    """Inpainting on the host: the pipeline's step one at a time, and the known codes put in their places after it."""
+    rng, schedule = np.random.default_rng(seed), pipe.scheduler.schedule
+    options = SamplingOptions(5, guidance_scale=3.0, sampler=sampler)
+    embeddings = [each.asnumpy() for each in pipe.encode_prompt([PROMPT] * len(codes))]
+    denoise = pipe.denoiser.step(pipe.denoiser.condition(*embeddings), options)
+
+    def held(s):
+        if s == -1:
+            return codes
+        keep, _, mask = schedule.cumulative(max(round(s), 0))
+        return forward(codes, keep, mask, rng)
+
+    x_t = np.where(is_known, held(9), 12).astype(np.int32)
+    counted_out = np.where(is_known, 0, UNKNOWN).astype(np.int32)  # samplers do not count these; 0 does not stay
+    for step in pipe.scheduler.steps(5, options.sampler):
+        for left in reversed(range(resample)):
+            uniforms = options.sampler.draw_uniforms([rng], *x_t.shape)
+            x_s = denoise(Tensor(x_t), [step], uniforms[None], counted_out[None]).asnumpy()
+            x_t = np.where(is_known, held(step.s), x_s).astype(np.int32)
+            if left and round(step.s) < round(step.t):
+                keep, _, mask = schedule.between(round(step.t), round(step.s))
+                x_t = forward(x_t, keep, mask, rng).astype(np.int32)
+    return x_t
+
+
+@pytest.mark.parametrize("resample", [1, 2])
+@pytest.mark.parametrize("sampler", ["ancestral", "purity"])
+def test_the_codes_are_those_of_a_loop_on_the_host(sampler, resample, inpaint, rng, monkeypatch):
+    """In the same order of random numbers; and without resampling one call of the graph does all steps."""
+    images, calls, run = [picture(rng) for _ in range(20)], [], CompiledGraph.__call__
+    monkeypatch.setattr(
+        CompiledGraph, "__call__", lambda graph, *inputs: calls.append(graph.name) or run(graph, *inputs)
+    )
+    options = dict(num_inference_steps=5, sampler=sampler, resample=resample, guidance_scale=3.0)
+    found = inpaint(images, half(), [PROMPT] * 20, generator=8, output_type="latent", **options)[0].asnumpy()
+    assert calls.count("denoising step") == (1 if resample == 1 else 5 * resample)
+    codes = inpaint.encode_pictures(np.stack([np.asarray(image) for image in images]))
+    is_known = np.tile(np.arange(6) < 3, (20, 6))
+    assert np.array_equal(found, reference(inpaint, codes, is_known, sampler, resample, 8))
 
 
 def test_a_mask_of_everything_is_text_to_image(tiny, inpaint, rng):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 
-from mindone_vq.training.devices import Devices
+from mindone_vq.training import devices as sharing
+from mindone_vq.training.devices import Devices, SumOverDevices, messages
 from tests.msrun import msrun
 from tests.training import tiny_runs as tiny
 from tests.training.regression import batch_of, make_updates, parts_of
@@ -40,17 +42,22 @@ def train(devices):
 
 def work(folder):
     """One of two processes: trains, then fails on the first device."""
+    sys.path.append(str(tiny.ROOT / "tools" / "ascend"))
+    from ir import compiled_graphs
+
     from mindone_vq.training.devices import connect
 
-    devices = connect()
-    results, weights = train(devices)
+    devices, trained = connect(), []
+    graphs = compiled_graphs(lambda: trained.extend(train(devices)))
+    messages = [sum(node.primitive == "AllReduce" for node in graph) for graph in graphs]
+    results, weights = trained
     done, errors = [], []
     devices.on_first(lambda: done.append("works"))
     try:
         devices.on_first(lambda: 1 / 0)
     except (ZeroDivisionError, RuntimeError) as error:
         errors.append(f"{type(error).__name__}: {error}")
-    report = dict(results=results, weights=weights, done=done, errors=errors)
+    report = dict(results=results, weights=weights, messages=messages, done=done, errors=errors)
     (Path(folder) / f"{devices.rank}.json").write_text(json.dumps(report))
 
 
@@ -63,9 +70,45 @@ def test_two_devices_do_what_one_does_and_learn_that_the_first_failed(tmp_path):
     for report in (first, second):
         np.testing.assert_allclose(report["results"], results, rtol=1e-5)
         np.testing.assert_allclose(report["weights"], weights, rtol=1e-4, atol=1e-6)
+        assert sum(report["messages"]) == 1  # for four parameters, in the graph that updates
     assert (first["done"], second["done"]) == (["works"], [])
     assert first["errors"] == ["ZeroDivisionError: division by zero"]
     assert second["errors"] == ["RuntimeError: The first process failed; its log has the error."]
+
+
+@pytest.mark.parametrize(
+    "sizes, expected",
+    [
+        ([], []),
+        ([3], [(0, 1)]),
+        ([3, 4, 3, 1], [(0, 3), (3, 4)]),
+        ([11, 1, 12, 10, 1], [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),
+        ([1] * 25, [(0, 10), (10, 20), (20, 25)]),
+    ],
+)
+def test_a_message_has_no_more_than_its_size_but_a_larger_tensor_is_one(sizes, expected):
+    assert list(messages(sizes, 10)) == expected
+
+
+@pytest.mark.parametrize("count, largest, sent", [(4, 2**26, 1), (400, 2**26, 1), (400, 4 * 3299, 2)])
+def test_there_are_as_many_messages_as_the_size_asks_for(count, largest, sent, rng, monkeypatch):
+    """Of two devices that have the same."""
+    taken = []
+
+    class Doubled:
+        def __call__(self, message):
+            taken.append(message.size)
+            return message * 2
+
+    monkeypatch.setattr(sharing, "LARGEST_MESSAGE", largest)
+    monkeypatch.setattr(sharing.ops, "AllReduce", Doubled)
+    shapes = [((3, 4), (), (2, 1, 2), (16,))[i % 4] for i in range(count)]  # 33 numbers each four
+    tensors = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    sums = SumOverDevices(shapes)(tuple(map(Tensor, tensors)))
+    assert (len(taken), sum(taken)) == (sent, 33 * count // 4)
+    for found, tensor in zip(sums, tensors):
+        assert found.shape == tensor.shape and np.array_equal(found.asnumpy(), tensor * 2)
+    assert len(sums) == count
 
 
 def on_two_devices(script, settings, folder):

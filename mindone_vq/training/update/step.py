@@ -5,6 +5,7 @@ from typing import Any, Union
 import mindspore as ms
 from mindspore import ParameterTuple, Tensor, nn, ops
 
+from mindone_vq.training.devices import SumOverDevices
 from mindone_vq.training.update.optimizer import AdamW, global_norm
 
 
@@ -40,7 +41,7 @@ class TrainingStep(nn.Cell):
         self.gradient = ms.value_and_grad(self.scaled_loss, None, optimizer.parameters, has_aux=True)
         self.each = ops.HyperMap()
         if devices > 1:
-            self.all_reduce = ops.AllReduce()
+            self.sum = SumOverDevices([parameter.shape for parameter in optimizer.parameters])
 
     def scaled_loss(self, scale: Tensor, *batch: Tensor) -> tuple[Tensor, Any]:
         loss, report = self.loss(*batch)
@@ -68,7 +69,7 @@ class TrainingStep(nn.Cell):
         if not self.last:
             return loss, Tensor(0.0, ms.float32), report
         if self.devices > 1:
-            gradients = self.each(self.all_reduce, gradients)
+            gradients = self.sum(gradients)
         norm = global_norm(gradients) * share
         if ops.isfinite(norm):
             if self.clip_norm > 0:

@@ -4,6 +4,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindone_vq.training.devices import SumOverDevices
+
 
 class CodebookAverage(nn.Cell):
     """Moves every code to the running mean of the latents that chose it (VQ-VAE, arXiv 1711.00937, appendix A.1).
@@ -28,7 +30,7 @@ class CodebookAverage(nn.Cell):
         self.sums = Parameter(Tensor(codebook.asnumpy() * start[:, None]), name="codebook_sums", requires_grad=False)
         self.match = ops.MatMul(transpose_a=True)
         if devices > 1:
-            self.all_reduce = ops.AllReduce()
+            self.sum = SumOverDevices([self.counts.shape, self.sums.shape, self.sums.shape])
 
     def state(self) -> list[Parameter]:
         """The state, for a checkpoint."""
@@ -57,7 +59,7 @@ class CodebookAverage(nn.Cell):
         counts, sums = chosen.sum(0), self.match(chosen, latents)
         revived = ops.gather(latents, candidates, 0) * here
         if self.devices > 1:
-            counts, sums, revived = self.all_reduce(counts), self.all_reduce(sums), self.all_reduce(revived)
+            counts, sums, revived = self.sum((counts, sums, revived))
         counts_now = self.counts * self.decay + counts * (1.0 - self.decay)
         sums_now = self.sums * self.decay + sums * (1.0 - self.decay)
         dead = (counts_now < self.dead_below).astype(ms.float32)  # (classes,)
