@@ -9,21 +9,28 @@ from mindone_vq.nn.configuration import configuration
 from mindone_vq.nn.device import fused_attention
 
 BACKEND = "MindSpore's choice, ms_backend from Atlas A2 on"
+ADVICE = "report this error with the whole report"
 HF32 = "CANN's default, allowed in convolutions"
 
 
 def checks(device: str) -> Checks:
-    return {"device": (device_found, "the rest was not checked; use a MindSpore that finds this device")}
+    return {"chip": (chip, ADVICE), "options": (options, ADVICE)}
 
 
-def device_found() -> Iterator[Finding]:
-    """The name of the chip and its memory; the options of ``mindone_vq.configure`` as they act here."""
-    target, options = ms.get_context("device_target"), configuration()
+def chip() -> Iterator[Finding]:
+    """Its name and its memory."""
+    target = ms.get_context("device_target")
     name = target if target == "CPU" else ms.hal.get_device_name(0, target)
     yield Finding("chip", f"{name}, MindSpore {ms.__version__}")
     if target != "CPU":
+        ms.ops.ones((1,), ms.float32).asnumpy()  # before, the memory is said to be 0
         memory = ms.hal.get_device_properties(0, target).total_memory
         yield Finding("device memory", f"{memory / 1e9:.1f} GB", numbers={"bytes": memory})
+
+
+def options() -> Iterator[Finding]:
+    """Those of ``mindone_vq.configure``, as they act here."""
+    options = configuration()
     yield Finding("jit level", options.jit_level)
     yield Finding("backend", options.backend or BACKEND)
     yield Finding("fused attention", "on" if fused_attention() else "off")

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 
 from mindone_vq.device_check.kernel_log import selected
-from mindone_vq.findings import Finding, count_wrong, in_child_process, listed_checks, print_checks, print_names
+from mindone_vq.findings import Finding, in_child_process, listed_checks, print_checks, print_names
 
 DEVICES = ("Ascend", "CPU")
 TIME_LIMIT = 3600  # seconds of a process; the first compilation on an NPU can take minutes for each graph
 RESTARTS = 20  # after a crash, with the checks that are left
-NO_DEVICE = "not checked, because the device was not found"
+DEVICE_MISSING = "has no device"
+NO_DEVICE = "use a MindSpore that finds this device"
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,17 @@ GROUPS = (
 
 
 def run(device: str, groups: Sequence[Group] = GROUPS) -> Iterator[list[Finding]]:
-    """The findings of each group, when it has ended. The first group finds the device; without it no other is run."""
-    found = True
+    """The findings of each group, when it has ended. Where a process does not find the device, no other is started."""
+    missing = ""
     with tempfile.TemporaryDirectory(prefix="mindone_vq_check_") as folder:
-        for i, group in enumerate(each for each in groups if each.only_on in ("", device)):
-            if found:
-                print(f"Checking: {group.title} ...", file=sys.stderr, flush=True)
-            findings = run_group(group, device, folder) if found else [Finding("", NO_DEVICE, "see environment")]
-            found = found and (i > 0 or not count_wrong(findings))
-            yield [replace(each, name=f"{group.title}: {each.name}".rstrip(": ")) for each in findings]
+        for group in (each for each in groups if each.only_on in ("", device)):
+            if missing:
+                yield [Finding(group.title, "not checked", missing)]
+                continue
+            print(f"Checking: {group.title} ...", file=sys.stderr, flush=True)
+            findings = run_group(group, device, folder)
+            missing = NO_DEVICE if any(NO_DEVICE in each.advice for each in findings) else ""
+            yield [replace(each, name=f"{group.title}: {each.name}") for each in findings]
 
 
 def run_group(group: Group, device: str, folder: str) -> list[Finding]:
@@ -72,7 +75,7 @@ def run_group(group: Group, device: str, folder: str) -> list[Finding]:
     variables = {**_cache(group, device, folder), **group.variables}
     names = listed_checks(command, TIME_LIMIT, variables)
     if isinstance(names, Finding):
-        return [names]
+        return [replace(names, advice=NO_DEVICE) if DEVICE_MISSING in names.value else names]
     findings, log = in_child_process(command, names, TIME_LIMIT, variables, RESTARTS)
     return findings + list(selected(log)) if group.reads_log else findings
 
@@ -96,7 +99,7 @@ def child() -> None:
     try:
         ms.set_device(device)
     except (RuntimeError, ValueError) as error:
-        sys.exit(f"MindSpore {ms.__version__} has no device {device} here: {' '.join(str(error).split())[:300]}")
+        sys.exit(f"MindSpore {ms.__version__} {DEVICE_MISSING} {device} here: {' '.join(str(error).split())[:300]}")
     module, name = function.split(":")
     checks = getattr(import_module(module), name)(device)
     if names:

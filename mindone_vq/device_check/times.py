@@ -64,7 +64,7 @@ def peak_memory() -> int:
     """Bytes: of an NPU's memory, what tensors took at most; on a CPU those of the process."""
     if ms.get_context("device_target") == "CPU":
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return ms.hal.max_memory_allocated()
+    return ms.runtime.max_memory_allocated()
 
 
 def published(s: Sizes, layers: int) -> VQDiffusionPipeline:
