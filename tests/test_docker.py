@@ -99,11 +99,8 @@ def test_the_commands_of_the_readme_name_what_is_there(name):
     assert f"docker build -f docker/Dockerfile.{name} " in text
     arguments = {line.split("=")[0] for each in FILES for line in all_of(each, "ARG")}
     assert set(re.findall(r"--build-arg (\w+)=", text)) == arguments
-    for command in [
-        *re.findall(r"python (/opt/\S+)", text),
-        *re.findall(r"/opt/\S+\.py", "".join(all_of(name, "CMD"))),
-    ]:
-        assert (ROOT / Path(command).relative_to("/opt/mindone_vq")).is_file()
+    for script in re.findall(r"/opt/\S+\.py", text + "".join(all_of(name, "CMD"))):
+        assert (ROOT / Path(script).relative_to("/opt/mindone_vq")).is_file()
 
 
 class Container:
@@ -165,7 +162,8 @@ def test_the_steps_make_a_picture_and_the_second_image_keeps_mindspore(tmp_path)
 
     versions = "pip list --format=freeze | grep '^mindspore=='"
     before = container.run(versions, shell=True).stdout
-    result = container.build("ascend")  # on top: of the steps, those that pip runs find MindSpore installed
+    result = container.build("ascend")  # on top, where pip finds a MindSpore
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "mindone_vq.doctor" not in result.stderr
+    assert "mindspore" in result.stdout
+    assert "WRONG" not in result.stdout
     assert container.run(versions, shell=True).stdout == before == "mindspore==2.8.0\n"
