@@ -28,7 +28,7 @@ from mindone_vq.weights.files import check_writable
 logger = logging.getLogger("mindone_vq")
 
 CHECKPOINTS, SETTINGS_FILE = "checkpoints", "training.yaml"
-PROFILED = (4, 6)  # the first and the last step that is traced; the first two compile
+PROFILED = (4, 6)  # the first and the last step that is traced; the first of a run compiles
 LONG = 2 * 3600  # seconds, beyond which a run on a CPU is no first try
 # What may differ when a run is continued: it changes no weight.
 FREE = {"output", "resume", "profile", "device", "save_every", "keep", "log_every", "preview_every", "memory_limit"}
