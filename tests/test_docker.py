@@ -164,6 +164,5 @@ def test_the_steps_make_a_picture_and_the_second_image_keeps_mindspore(tmp_path)
     before = container.run(versions, shell=True).stdout
     result = container.build("ascend")  # on top, where pip finds a MindSpore
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "mindspore" in result.stdout
-    assert "WRONG" not in result.stdout
+    assert result.stdout.endswith("Problems: none.\n")  # the doctor
     assert container.run(versions, shell=True).stdout == before == "mindspore==2.8.0\n"
