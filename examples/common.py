@@ -1,9 +1,10 @@
 """Options, set-up and the saving of pictures for all examples."""
 
 import argparse
+import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -13,6 +14,8 @@ from PIL import Image
 from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.pictures import enlarge, grid
+from mindone_vq.pipelines.base import DiffusionPipeline
+from mindone_vq.profiling import traced
 from mindone_vq.training.devices import connect
 from mindone_vq.weights.files import check_writable
 
@@ -42,6 +45,21 @@ def text_parser(description: str, output: str, sampler: bool = True) -> argparse
     return result
 
 
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """The option of those examples that can trace a call; see ``profiled``."""
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="write a trace of mindspore.profiler, too")
+
+
+@contextlib.contextmanager
+def profiled(options: argparse.Namespace, pipe: DiffusionPipeline, **arguments: Any) -> Iterator[None]:
+    """Traces what runs inside, with --profile; what calls with these ``arguments`` need is compiled before."""
+    if options.profile:
+        pipe.warm_up(**arguments)
+    with traced(options.profile) as step_ended:
+        yield
+        step_ended()
+
+
 def call_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The options of ``text_parser`` that were given, as arguments of a pipeline's call."""
     names = ("guidance_scale", "truncation_rate", "sampler", "spacing")
@@ -50,7 +68,7 @@ def call_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type:
-    """Prints log messages, checks the output, selects the device; returns the type of the weights.
+    """Prints log messages, checks what is written to, selects the device; returns the type of the weights.
 
     Args:
         number: of the device, if there are several.
@@ -61,6 +79,8 @@ def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     check_writable(options.output, is_folder=not options.output.suffix)
+    if getattr(options, "profile", None):
+        check_writable(options.profile, is_folder=True)
     device = options.device or ms.get_context("device_target")
     if number is not None and device != "CPU":
         choose_device(device, number)

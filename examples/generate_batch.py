@@ -17,6 +17,7 @@ number of devices, and on the batch size only by rounding. A folder with picture
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import common
 
@@ -36,6 +37,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--batch-size", type=int, help="pictures at a time [an estimate for 4 GB beside the weights, at most 64]"
     )
+    common.add_profile(parser)
     return parser.parse_args(arguments)
 
 
@@ -55,11 +57,21 @@ def main(arguments: list[str]) -> None:
     made_with = {"weights": weights, "dtype": options.dtype, **settings}
     folder = PictureFolder(options.output, pictures, made_with, {"model": options.model or f"bundled: {MODEL.name}"})
     size = options.batch_size or default_batch_size(pipe.transformer.config)
+    if options.profile:
+        trace_one_batch(options, pipe, [picture.prompt for picture in pictures][:size], settings)
     generate_missing(pipe, folder, size, settings, devices.rank, devices.count)
     if folder.finish():
         print(f"All {len(pictures)} pictures are in {options.output}.")
     else:
         print("This device has finished; the last device writes manifest.jsonl.")
+
+
+def trace_one_batch(
+    options: argparse.Namespace, pipe: VQDiffusionPipeline, prompts: list[str], settings: dict[str, Any]
+) -> None:
+    """A batch before the others, whose pictures are not kept: a trace of all would be very large."""
+    with common.profiled(options, pipe, prompt=prompts, **settings):
+        pipe(prompts, generator=options.seed, **settings)
 
 
 def check(options: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to show [variations]")
     parser.add_argument("--image", type=Path, help="[a picture of the demo data]")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.3, 0.6, 0.9], help="[%(default)s]")
+    common.add_profile(parser)
     return parser.parse_args(arguments)
 
 
@@ -37,13 +38,16 @@ def main(arguments: list[str]) -> None:
         scene = Scene("white", Shape("large", "red", "circle"))
         image = draw(scene, np.random.default_rng(options.seed))
     settings, pictures = common.call_settings(options), []
-    for strength in options.strengths:
-        given = dict(strength=strength, generator=[options.seed], **settings)
-        if options.prompt is None:
-            given.pop("guidance_scale", None)
-            pictures += pipe.variations(image, **given)[0]
-        else:
-            pictures += pipe(image, options.prompt, **given)[0]
+    if options.prompt is None:
+        settings.pop("guidance_scale", None)
+    unguided = {"guidance_scale": 1.0} if options.prompt is None else {}  # as variations are
+    with common.profiled(options, pipe, **settings, **unguided):
+        for strength in options.strengths:
+            given = dict(strength=strength, generator=[options.seed], **settings)
+            if options.prompt is None:
+                pictures += pipe.variations(image, **given)[0]
+            else:
+                pictures += pipe(image, options.prompt, **given)[0]
     shown = [image.convert("RGB").resize(pictures[0].size), *pictures]
     strengths = ", ".join(f"{strength:g}" for strength in options.strengths)
     label = f"{options.prompt or 'variations'} (the picture; strength {strengths})"

@@ -45,6 +45,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar=("LEFT", "TOP"),
         help="paint around the image, whose corner is here on a canvas of the model's size",
     )
+    common.add_profile(parser)
     return parser.parse_args(arguments)
 
 
@@ -53,14 +54,16 @@ def main(arguments: list[str]) -> None:
     dtype = common.set_up(options)
     pipe = VQDiffusionInpaintPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
     image, mask = image_and_mask(options, *pipe.size)
-    pictures = pipe(
-        image,
-        mask,
-        [options.prompt] * options.num_images,
+    arguments = dict(
+        image=image,
+        mask=mask,
+        prompt=[options.prompt] * options.num_images,
         resample=options.resample,
         generator=[options.seed + i for i in range(options.num_images)],
         **common.call_settings(options),
-    )[0]
+    )
+    with common.profiled(options, pipe, **arguments):
+        pictures = pipe(**arguments)[0]
     covered = Image.composite(Image.new("RGB", image.size, PINK), image, mask).resize(pictures[0].size)
     shown = [image.resize(pictures[0].size), covered, *pictures]
     common.save(grid([[enlarge(each) for each in shown]], [options.prompt]), options.output)

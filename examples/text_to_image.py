@@ -29,6 +29,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--num-images", type=int, default=1, help="pictures of each prompt [%(default)s]")
     parser.add_argument("--negative-prompt", help="what to steer away from")
     parser.add_argument("--filmstrip", type=Path, help="also write the pictures of intermediate steps to this file")
+    common.add_profile(parser)
     return parser.parse_args(arguments)
 
 
@@ -41,14 +42,16 @@ def main(arguments: list[str]) -> None:
     print(f"Loading {options.model or 'the bundled model'} ...")
     pipe = VQDiffusionPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
     frames = Frames(pipe, options.steps) if options.filmstrip else None
-    pictures = pipe(
-        options.prompts,
+    arguments = dict(
+        prompt=options.prompts,
         num_images_per_prompt=options.num_images,
         generator=[options.seed + i for i in range(len(options.prompts) * options.num_images)],
         negative_prompt=options.negative_prompt,
         callback=frames,
         **common.call_settings(options),
-    )[0]
+    )
+    with common.profiled(options, pipe, **arguments):
+        pictures = pipe(**arguments)[0]
     common.save_pictures(pictures, options.num_images, options.prompts, options.output)
     if frames:
         labels = [prompt for prompt in options.prompts for _ in range(options.num_images)]

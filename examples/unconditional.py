@@ -17,18 +17,21 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID", help="a pipeline folder or a hub id")
     parser.add_argument("--truncation-rate", type=float, default=0.86, help="share of probability kept [%(default)s]")
     parser.add_argument("--num-images", type=int, default=1, help="[%(default)s]")
+    common.add_profile(parser)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     pipe = UnconditionalPipeline.from_pretrained(options.model, mindspore_dtype=common.set_up(options))
-    pictures = pipe(
-        options.num_images,
+    arguments = dict(
+        batch_size=options.num_images,
         num_inference_steps=options.steps,
         truncation_rate=options.truncation_rate,
         generator=[options.seed + i for i in range(options.num_images)],
-    )[0]
+    )
+    with common.profiled(options, pipe, **arguments):
+        pictures = pipe(**arguments)[0]
     common.save_pictures(pictures, options.num_images, [""], options.output)
 
 

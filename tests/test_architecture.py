@@ -17,11 +17,12 @@ ALLOWED = {
     "pictures": set(),
     "nn": set(),
     "weights": {"nn"},
+    "profiling": set(),
     "diffusion": {"outputs", "nn", "weights"},
     "text": {"outputs", "nn", "weights"},
     "models": {"outputs", "nn", "weights"},
     "pipelines": {"outputs", "pictures", "nn", "diffusion", "text", "models", "weights", "__version__"},
-    "training": {"outputs", "pictures", "nn", "weights", "diffusion", "text", "models", "pipelines"},
+    "training": {"outputs", "pictures", "profiling", "nn", "weights", "diffusion", "text", "models", "pipelines"},
     "conversion": {"outputs", "weights", "pipelines"},  # and the package's public names
     "export": {
         "nn",

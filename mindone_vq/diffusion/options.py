@@ -39,12 +39,16 @@ class SamplingOptions:
         if self.top_k is not None:
             check_positive_integer(self.top_k, "top_k")
         check_spacing(self.spacing)
-        guidance_scale_at(self.guidance_schedule, self.guidance_scale, 1.0)
+        self.guidance_scale_at(1.0)
         object.__setattr__(self, "sampler", make_sampler(self.sampler))
 
     @property
     def is_guided(self) -> bool:
         return self.guidance_scale > 1
+
+    def guidance_scale_at(self, time: float) -> float:
+        """The guidance scale at a step, by its t / T."""
+        return guidance_scale_at(self.guidance_schedule, self.guidance_scale, time)
 
     @property
     def truncation(self) -> Optional[str]:

@@ -24,6 +24,7 @@ from mindone_vq.pipelines.generation import Call, Callbacks, KnownCodes
 from mindone_vq.pipelines.graphs import CodeDecoding
 from mindone_vq.pipelines.pretrained import PUBLISHED_SETTINGS, PretrainedPipeline
 from mindone_vq.pipelines.pytorch_only import PyTorchOnly
+from mindone_vq.pipelines.warming import WarmUp, one_step_of_each_graph
 from mindone_vq.weights.config import Config
 from mindone_vq.weights.pretrained import check_dtype
 
@@ -35,7 +36,7 @@ class ImagePipelineOutput(NamedTuple):
     images: Union[list[Image.Image], np.ndarray, Tensor]
 
 
-class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
+class DiffusionPipeline(PretrainedPipeline, PyTorchOnly, WarmUp):
     """Base of the pipelines. A pipeline's components are its constructor's arguments, and its attributes.
 
     A component is exchanged by setting the attribute, several at once by ``register_modules``. One that does not fit
@@ -207,6 +208,8 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly):
             conditioning: from ``denoiser.condition``.
             known: codes to hold in their places.
         """
+        if self._warms_up:
+            call = one_step_of_each_graph(call)
         denoiser = self.denoiser
         denoising_step = denoiser.step(conditioning, call.options)
         known = known or KnownCodes.nothing(call.x_T.shape)

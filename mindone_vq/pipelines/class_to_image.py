@@ -1,7 +1,7 @@
 """ClassToImagePipeline: a class to pictures (the published ImageNet models)."""
 
 from collections.abc import Sequence
-from typing import Callable, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 from mindspore import Tensor
@@ -34,6 +34,9 @@ class ClassToImagePipeline(DiffusionPipeline):
 
     def __init__(self, vqvae: VQModel, transformer: ClassTransformer2DModel, scheduler: VQDiffusionScheduler) -> None:
         super().__init__(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
+
+    def placeholders(self, batch_size: int) -> list[dict[str, Any]]:
+        return [{"class_labels": [0] * batch_size}]
 
     def __call__(
         self,

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mutable, nn, ops
 
-from mindone_vq.diffusion.guidance import guidance_scale_at, guide
+from mindone_vq.diffusion.guidance import guide
 from mindone_vq.diffusion.options import SamplingOptions
 from mindone_vq.diffusion.sample_step import SampleStep
 from mindone_vq.diffusion.steps import Step
@@ -237,16 +237,15 @@ class Denoiser:
         guided = make(conditioning, options)
         unguided = functools.cache(lambda: make(conditioning.unguided(), options))
 
-        def scale_at(step: Step) -> float:
-            return guidance_scale_at(options.guidance_schedule, options.guidance_scale, step.time)
-
         def null_is_unused(step: Step) -> bool:
-            return conditioning.weights == (1.0,) and scale_at(step) == 1.0
+            return conditioning.weights == (1.0,) and options.guidance_scale_at(step.time) == 1.0
 
         def denoise(x_t: Tensor, steps: Sequence[Step], uniforms: np.ndarray, known: np.ndarray) -> Tensor:
             for is_unguided, group in itertools.groupby(range(len(steps)), lambda i: null_is_unused(steps[i])):
                 own = list(group)
-                scales = np.outer([scale_at(steps[i]) for i in own], conditioning.weights or (1.0,))
+                scales = np.outer(
+                    [options.guidance_scale_at(steps[i].time) for i in own], conditioning.weights or (1.0,)
+                )
                 inputs = StepInputs(
                     np.array([steps[i].timestep for i in own], np.int32),
                     scales.astype(np.float32),

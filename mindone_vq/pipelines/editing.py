@@ -17,7 +17,8 @@ from mindone_vq.pipelines.canvas import Pictures, blended, to_mask, to_pixels, u
 from mindone_vq.pipelines.checks import check_output_type
 from mindone_vq.pipelines.generation import Call, KnownCodes
 from mindone_vq.pipelines.graphs import PictureEncoding
-from mindone_vq.pipelines.text_to_image import Prompt, Texts, VQDiffusionPipeline, one_each
+from mindone_vq.pipelines.text_to_image import Prompt, VQDiffusionPipeline
+from mindone_vq.pipelines.texts import Texts, one_each
 
 
 class EditingPipeline(VQDiffusionPipeline):
@@ -34,6 +35,10 @@ class EditingPipeline(VQDiffusionPipeline):
     def size(self) -> tuple[int, int]:
         """Height and width of the pictures that the model paints."""
         return self.transformer.height * self.factor, self.transformer.width * self.factor
+
+    def placeholders(self, batch_size: int) -> list[dict[str, Any]]:
+        (texts,), black = super().placeholders(batch_size), np.zeros((*self.size, 3), np.uint8)
+        return [{**texts, "image": [black] * count} for count in sorted({1, batch_size})]
 
     def encode_pictures(self, pixels: np.ndarray) -> np.ndarray:
         """(batch, H, W, 3) uint8 -> codes (batch, pixels) that the transformer knows.
@@ -54,6 +59,9 @@ class EditingPipeline(VQDiffusionPipeline):
 
 class VQDiffusionInpaintPipeline(EditingPipeline):
     """Inpainting and outpainting: generates a part of a picture from a prompt."""
+
+    def placeholders(self, batch_size: int) -> list[dict[str, Any]]:
+        return [{**each, "mask": np.ones(self.size, bool)} for each in super().placeholders(batch_size)]
 
     def __call__(
         self,

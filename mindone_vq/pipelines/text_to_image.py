@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
 import mindspore as ms
@@ -22,6 +21,7 @@ from mindone_vq.pipelines.base import DiffusionPipeline, ImagePipelineOutput, sh
 from mindone_vq.pipelines.checks import check_embeddings, check_prompt, check_text_components, check_weights
 from mindone_vq.pipelines.generation import Call
 from mindone_vq.pipelines.graphs import TextEncoding
+from mindone_vq.pipelines.texts import PromptsOrEmbeddings, Texts, one_each
 from mindone_vq.text.clip import CLIPTextModel
 from mindone_vq.text.foreign import adapt_text_encoder, adapt_tokenizer
 from mindone_vq.text.tokenizer import CLIPTokenizer
@@ -30,7 +30,6 @@ from mindone_vq.weights.pretrained import logger
 from mindone_vq.weights.store import to_float32
 
 Prompt = Union[str, Sequence[str], Sequence[tuple[str, float]]]
-PromptsOrEmbeddings = Union[list[str], np.ndarray]  # the second (prompts, length, hidden_size)
 
 
 class VQDiffusionPipeline(DiffusionPipeline):
@@ -80,6 +79,9 @@ class VQDiffusionPipeline(DiffusionPipeline):
         null = components["learned_classifier_free_sampling_embeddings"]
         check_text_components(encoder, components["transformer"], null)
         return {**components, "text_encoder": encoder, "tokenizer": tokenizer}
+
+    def placeholders(self, batch_size: int) -> list[dict[str, Any]]:
+        return [{"prompt": [""] * batch_size}]
 
     def __call__(
         self,
@@ -166,7 +168,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         embeddings, null_embeddings = self.encode_texts(Texts(own, null, num_images_per_prompt))
         return Tensor(embeddings), None if null is None else Tensor(null_embeddings)
 
-    def prepare_text(self, **options: Any) -> tuple[Call, "Texts"]:
+    def prepare_text(self, **options: Any) -> tuple[Call, Texts]:
         """Checks the arguments of a call.
 
         Args:
@@ -191,7 +193,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
         batch = images_each * (1 if weights else len(own))
         return self.prepare(batch, **shared_arguments(options)), Texts(own, null, images_each, tuple(weights))
 
-    def encode_texts(self, texts: "Texts") -> tuple[np.ndarray, Optional[np.ndarray]]:
+    def encode_texts(self, texts: Texts) -> tuple[np.ndarray, Optional[np.ndarray]]:
         """Embeddings of the prompts and of the null texts, as ``encode_prompt`` gives them, as numpy arrays."""
         embeddings = self._embedded(texts.own).repeat(texts.images_each, axis=0)
         if texts.null is None:
@@ -276,26 +278,3 @@ DEFAULTS = {
     for name, argument in inspect.signature(VQDiffusionPipeline.__call__).parameters.items()
     if name != "self"
 }
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What a call is to show.
-
-    Attributes:
-        own, null: the prompts and the null texts, which guidance steers away from (None: no guidance).
-        images_each: pictures of each prompt.
-        weights: of prompts that are composed into one picture; empty: each prompt has its own pictures.
-    """
-
-    own: PromptsOrEmbeddings
-    null: Optional[PromptsOrEmbeddings]
-    images_each: int
-    weights: tuple[float, ...] = ()
-
-
-def one_each(texts: PromptsOrEmbeddings, count: int) -> PromptsOrEmbeddings:
-    """``count`` texts, from one for all or one for each."""
-    if len(texts) == count:
-        return texts
-    return texts.repeat(count, axis=0) if isinstance(texts, np.ndarray) else list(texts) * count

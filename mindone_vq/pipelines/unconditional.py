@@ -1,6 +1,6 @@
 """UnconditionalPipeline: pictures from nothing (the published FFHQ model)."""
 
-from typing import Callable, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 from mindspore import Tensor
@@ -33,6 +33,9 @@ class UnconditionalPipeline(DiffusionPipeline):
         self, vqvae: VQModel, transformer: UnconditionalTransformer2DModel, scheduler: VQDiffusionScheduler
     ) -> None:
         super().__init__(vqvae=vqvae, transformer=transformer, scheduler=scheduler)
+
+    def placeholders(self, batch_size: int) -> list[dict[str, Any]]:
+        return [{"batch_size": batch_size}]
 
     def __call__(
         self,

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mindone_vq.nn.device import on_cpu
+from mindone_vq.profiling import traced
 from mindone_vq.training import settings as settings_files
 from mindone_vq.training.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from mindone_vq.training.data.dataset import CaptionedPictures
@@ -21,13 +23,15 @@ from mindone_vq.training.logs import TrainingLog
 from mindone_vq.training.run_settings import RunSettings
 from mindone_vq.training.update.learning_rate import LearningRate
 from mindone_vq.training.update.updates import Updates
+from mindone_vq.weights.files import check_writable
 
 logger = logging.getLogger("mindone_vq")
 
 CHECKPOINTS, SETTINGS_FILE = "checkpoints", "training.yaml"
+PROFILED = (4, 6)  # the first and the last step that is traced; the first of a run compiles
 LONG = 2 * 3600  # seconds, beyond which a run on a CPU is no first try
 # What may differ when a run is continued: it changes no weight.
-FREE = {"output", "resume", "device", "save_every", "keep", "log_every", "preview_every", "memory_limit"}
+FREE = {"output", "resume", "profile", "device", "save_every", "keep", "log_every", "preview_every", "memory_limit"}
 FREE |= {"preview_prompts", "preview_steps", "preview_guidance_scale", "preview_truncation_rate"}
 
 
@@ -47,6 +51,8 @@ class Training:
                 f"batch_size is {settings.batch_size}; it must be a multiple of devices times accumulation, "
                 f"{devices.count} x {settings.accumulation}."
             )
+        if settings.profile:
+            check_writable(Path(settings.profile), is_folder=True)
         self.settings, self.devices, self.step = settings, devices, 0
         self.learning_rate = LearningRate(settings)
         self._reported = ""  # problems of the dataset
@@ -94,16 +100,22 @@ class Training:
         settings, first = self.settings, self.devices.first
         try:
             self._begin()
+            if settings.profile and settings.steps - self.step < PROFILED[1]:
+                raise ValueError(
+                    f"profile traces steps {PROFILED[0]} to {PROFILED[1]}, {settings.steps - self.step} are left: "
+                    "choose more steps."
+                )
             self._report_problems()
             self.devices.on_first(lambda: settings_files.save(settings, settings.output / SETTINGS_FILE))
             bar = tqdm(total=settings.steps, initial=self.step, unit="step", dynamic_ncols=True, disable=not first)
-            with TrainingLog(settings.output, self.step, first) as log, bar, logging_redirect_tqdm():
-                self._train(log, bar)
+            log, trace = TrainingLog(settings.output, self.step, first), traced(settings.profile, *PROFILED)
+            with log, bar, logging_redirect_tqdm(), trace as step_ended:
+                self._train(log, bar, step_ended)
             self.devices.on_first(lambda: self.save(settings.output))
         finally:
             self.close()
 
-    def _train(self, log: TrainingLog, bar: tqdm) -> None:
+    def _train(self, log: TrainingLog, bar: tqdm, step_ended: Callable[[], None]) -> None:
         settings, values, since, begun = self.settings, [], time.perf_counter(), self.step
         while self.step < settings.steps:
             start = time.perf_counter()
@@ -111,6 +123,7 @@ class Training:
             values.append(self.advance())
             self.learning_rate.observe(self.step, values[-1]["loss"])
             self.step += 1
+            step_ended()
             at_end = self.step == settings.steps
             if self.step % settings.log_every == 0 or at_end:
                 now = time.perf_counter()

@@ -41,6 +41,7 @@ class RunSettings:
     keep: int = option(3, "checkpoints that are kept", minimum=1)
     log_every: int = option(50, "steps between lines of the log, which hold means", minimum=1)
     preview_every: int = option(1000, "steps between previews, and savings of the model; 0: none", minimum=0)
+    profile: str = option("", "folder for a trace, by mindspore.profiler, of the fourth to sixth step; empty: none")
     resume: bool = option(False, "continue the run in --output from its last checkpoint")
     device: Literal["auto", "CPU", "Ascend"] = option("auto", "where to train; auto: what MindSpore chooses")
 
