@@ -82,11 +82,11 @@ def steps_in(folder, kernel="CumSum"):
     "example, arguments, steps",
     [
         ("text_to_image", [PROMPT, "--guidance-scale", 3, "--num-images", 2, "--filmstrip", "strip.png"], 2),
-        ("class_to_image", [2, "--model", "m"], 2),
-        ("unconditional", ["--model", "m"], 2),
-        ("inpaint", [PROMPT, "--mask-box", 0, 0, 0.5, 1], 2),
-        ("image_to_image", [PROMPT, "--strengths", 0.5, 1], 3),
-        ("image_to_image", ["--strengths", 1], 2),
+        pytest.param("class_to_image", [2, "--model", "m"], 2, marks=pytest.mark.slow),
+        pytest.param("unconditional", ["--model", "m"], 2, marks=pytest.mark.slow),
+        pytest.param("inpaint", [PROMPT, "--mask-box", 0, 0, 0.5, 1], 2, marks=pytest.mark.slow),
+        pytest.param("image_to_image", [PROMPT, "--strengths", 0.5, 1], 3, marks=pytest.mark.slow),
+        pytest.param("image_to_image", ["--strengths", 1], 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_call_is_traced_after_compilation(example, arguments, steps, run, compiled):
@@ -99,6 +99,7 @@ def test_a_call_is_traced_after_compilation(example, arguments, steps, run, comp
     assert len(list(Path("new/trace").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_one_batch_of_many_is_traced(run, compiled):
     Path("prompts.txt").write_text("stripes\ndots\na cross\n")
     common = ("prompts.txt", "--steps", 2, "--batch-size", 2)
@@ -122,6 +123,7 @@ def test_a_folder_that_cannot_be_written_is_reported_first(run, capsys):
     assert "Loading" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_three_steps_of_a_training_are_traced(tmp_path):
     data = tiny.make_pictures(tmp_path / "data")
     settings = tiny.vqvae_settings(data, Path("run"), steps=8, profile="trace")

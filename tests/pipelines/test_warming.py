@@ -53,8 +53,11 @@ def check(pipe, other, caplog, warm_up, *arguments, **options):
     [
         (None, "stripes", {"sampler": "confidence", "truncation_rate": 0.86, "spacing": "cosine"}),
         (2, ["stripes", "a cross"], {"guidance_scale": 3.0, "guidance_schedule": (0.3, 0.6)}),
-        (2, ["stripes", "a cross"], {"negative_prompt": ["dots", "waves"], "num_images_per_prompt": 2}),
-        (1, "stripes", {"guidance_scale": 1.0, "top_k": 3}),
+        pytest.param(
+            *(2, ["stripes", "a cross"], {"negative_prompt": ["dots", "waves"], "num_images_per_prompt": 2}),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(1, "stripes", {"guidance_scale": 1.0, "top_k": 3}, marks=pytest.mark.slow),
     ],
 )
 def test_a_prompt_compiles_nothing_after_it(batch_size, prompt, options, tiny, caplog):
@@ -63,24 +66,28 @@ def test_a_prompt_compiles_nothing_after_it(batch_size, prompt, options, tiny, c
     check(fresh(tiny), tiny, caplog, warm_up, prompt, **options)
 
 
+@pytest.mark.slow
 def test_weighted_prompts_are_given_in_place_of_a_batch_size(tiny, caplog):
     check(fresh(tiny), tiny, caplog, {"prompt": [("", 1.0), ("", 1.0)]}, WEIGHTED)
     with pytest.raises(ValueError, match="batch_size is 2, which prompt says, too: leave one of them out"):
         tiny.warm_up(2, prompt=WEIGHTED)
 
 
+@pytest.mark.slow
 def test_several_batch_sizes(tiny, caplog):
     pipe = fresh(tiny)
     check(pipe, tiny, caplog, {"batch_size": [1, 2]}, ["stripes", "dots"])
     assert codes_and_compiled(pipe, caplog, "stripes")[1] == []
 
 
+@pytest.mark.slow
 def test_layer_by_layer(tiny, caplog, monkeypatch):
     monkeypatch.setattr(device, "LARGE", 0)
     options = {"guidance_schedule": (0.5, 1.0)}
     check(fresh(tiny), fresh(tiny), caplog, options, "stripes", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size, images", [(1, BLACK), (2, GREY), (2, [BLACK, GREY])])
 def test_pictures_are_encoded_too(batch_size, images, tiny, caplog):
     mask, prompt = np.eye(12, dtype=bool), ["stripes", "dots"][:batch_size]
@@ -88,12 +95,14 @@ def test_pictures_are_encoded_too(batch_size, images, tiny, caplog):
     check(pipe, other, caplog, {"batch_size": batch_size, "resample": 2}, images, mask, prompt, resample=2)
 
 
+@pytest.mark.slow
 def test_a_picture_is_changed_after_it(tiny, caplog):
     pipe, other = fresh(tiny, VQDiffusionImg2ImgPipeline), VQDiffusionImg2ImgPipeline.from_pipe(tiny)
     options = {"strength": 0.4, "guidance_schedule": (0.1, 0.6)}
     check(pipe, other, caplog, {"batch_size": 1, **options}, GREY, "stripes", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, network, condition, count",
     [
