@@ -1,8 +1,8 @@
 """The counts of tools/ascend/estimate.py."""
 
 import pytest
-from estimate import compiled, moved, of_all_layers, operations, tensors
-from ir import Node
+from estimate import compiled, moved, of_all_layers, operations
+from ir import Node, tensors
 
 HALF, PARAMETER = "<Tensor[Float16], (2, 3, 4)>", "<Ref[Tensor[Float32]], (4, 5), ref_key=w, is_parameter>"
 

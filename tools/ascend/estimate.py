@@ -13,14 +13,13 @@ an NPU without such a kernel.
 """
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
 from graphs import built_for_ascend, text_pipeline, text_step, vq_model
-from ir import INTERNAL, Node, compiled_graphs
+from ir import INTERNAL, Node, compiled_graphs, tensors
 from support import support
 
 from mindone_vq import CLIPTextModel
@@ -32,23 +31,7 @@ LENGTH, TEXT_WIDTH, TEXT_LAYERS = 77, 512, 12
 PEAK_OPERATIONS, PEAK_BYTES = 353e12, 1.6e12  # a second: float16 matrix products; memory
 SIZES = {"Bool": 1, "Float16": 2, "Float32": 4, "Int32": 4, "Int64": 8}
 FREE = {*INTERNAL, "Reshape", "ExpandDims"}  # no data moves
-SHAPE = re.compile(r"Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")  # "]]": of a parameter
-TUPLE = re.compile(r"Tuple\[([^<>]*)\], TupleShape\((\([^<>]*\))\)")
 FUSED, PRODUCTS = "FlashAttentionScore", ("MatMul", "BatchMatMul", "Dense")
-
-
-def tensors(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """Types and shapes of the tensors in the inputs or outputs of a node."""
-    found = []
-    for types, shapes in TUPLE.findall(text):
-        repeated = re.findall(r"Tensor\[(\w+)\](?:\*(\d+))?", types)  # "Tensor[Float32]*3"
-        names = [name for name, times in repeated for _ in range(int(times or 1))]
-        found += list(zip(names, map(_numbers, re.findall(r"\(([\d, ]*)\)", shapes))))
-    return found + [(name, _numbers(shape)) for name, shape in SHAPE.findall(TUPLE.sub("", text))]
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", text)))
 
 
 def operations(node: Node) -> int:
@@ -123,7 +106,7 @@ def totals(nodes: Iterable[Node]) -> np.ndarray:
 
 def _counts(node: Node) -> tuple[int, int, bool, bool]:
     is_kernel = node.primitive not in FREE
-    return operations(node), moved(node), is_kernel, is_kernel and "aclnn" not in support(node.primitive).registered
+    return operations(node), moved(node), is_kernel, is_kernel and support(node.primitive).kernel != "aclnn"
 
 
 def of_all_layers(one: Iterable[Node], two: Iterable[Node]) -> np.ndarray:

@@ -45,7 +45,7 @@ BATCH, SIDE, CODES, TIMESTEPS = 2, 4, 16, 5  # SIDE: of the grid of codes; pictu
 LENGTH, WIDTH = 8, 32  # of the text
 TRANSFORMER = dict(num_attention_heads=2, attention_head_dim=16, num_layers=1, sample_size=SIDE)
 TRANSFORMER |= dict(num_vector_embeds=CODES + 1, num_embeds_ada_norm=TIMESTEPS)
-TYPES = {ms.float32: "float32", ms.float16: "float16"}
+TYPES = {ms.float32: "float32", ms.float16: "float16", ms.bfloat16: "bfloat16"}
 
 # Compiles graphs with weights (in training: matrix products) of the type.
 Compile = Callable[[ms.Type], object]
@@ -184,7 +184,7 @@ def write_vgg16(file: Path) -> None:
     save_file(weights, file)
 
 
-BOTH = tuple(TYPES)
+BOTH = (ms.float32, ms.float16)
 GRAPHS: dict[str, tuple[Compile, tuple[ms.Type, ...]]] = {
     "text encoder": (encode_text, BOTH),
     "denoising step and conditioning, guided": (denoise(guidance_scale=5.0), BOTH),
