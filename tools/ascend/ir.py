@@ -197,8 +197,8 @@ def compiled_graphs(run: Callable[[], object]) -> list[list[Node]]:
             failed = error
         finally:
             ms.set_context(save_graphs=before, save_graphs_path=".")
-        files = sorted(Path(folder).rglob(LAST_COMMON_PASS), key=lambda path: int(path.stem.rpartition("_")[2]))
-        graphs, begun = [parse(path.read_text()) for path in files], len(list(Path(folder).rglob(FIRST_PASS)))
+        files = _written(folder, LAST_COMMON_PASS)
+        graphs, begun = [parse(path.read_text()) for path in files], len(_written(folder, FIRST_PASS))
     if failed is not None:
         if not graphs or begun > len(graphs):
             raise failed
@@ -206,3 +206,17 @@ def compiled_graphs(run: Callable[[], object]) -> list[list[Node]]:
     elif not graphs:
         raise RuntimeError("no graph was compiled.")
     return graphs
+
+
+def last_outputs() -> Tensors:
+    """Types and shapes of what the last graph inside ``compiled_graphs`` returns; none if it did not compile."""
+    folder = ms.get_context("save_graphs_path")
+    compiled, begun = _written(folder, LAST_COMMON_PASS), _written(folder, FIRST_PASS)
+    if not compiled or len(begun) > len(compiled):
+        return []
+    return tensors(parse(compiled[-1].read_text())[-1].outputs)
+
+
+def _written(folder: str, names: str) -> list[Path]:
+    """The files of a pass, in the order of compilation."""
+    return sorted(Path(folder).rglob(names), key=lambda path: int(path.stem.rpartition("_")[2]))
