@@ -170,6 +170,8 @@ def parse(text: str) -> list[Node]:
             nodes[-1].source = f"{_short(Path(found['file']))}:{found['line']}" + (
                 f" in {function}" if function else ""
             )
+        elif nodes and not nodes[-1].outputs:  # the values of a constant among the arguments
+            nodes[-1].text += line
     return nodes
 
 
