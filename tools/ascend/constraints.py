@@ -27,6 +27,7 @@ FUSED = "https://www.mindspore.cn/docs/en/stable/api_python/ops/mindspore.ops.fl
 FUSED_CANN = (
     "https://hiascend.com/document/detail/zh/canncommercial/800/apiref/aolapi/context/aclnnFlashAttentionScore.md"
 )
+LAYOUTS = {0: "BSH", 1: "BNSD", 2: "SBH", 3: "BSND", 4: "TND"}  # MindSpore's numbers of fused attention's
 
 Read = Callable[[Node], Iterable[Any]]
 
@@ -74,6 +75,10 @@ def axis_from_the_end(name: str) -> Read:
 def difference(first: int, second: int) -> Read:
     """Of two arguments that are numbers."""
     return lambda node: [a - b for a, b in zip(argument(first)(node), argument(second)(node))]
+
+
+def fused_layout(node: Node) -> Iterable[str]:
+    return (LAYOUTS[number] for number in argument(-2)(node))
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,6 @@ TYPES = (
     ("UnsortedSegmentSum", INDICES, "", (1,)),
 )
 FUSED_INPUTS = {"FlashAttentionScore": (0, 1, 2), "FlashAttentionScoreGrad": (0, 1, 2, 3)}
-BSND = 3  # MindSpore's number of this layout
 
 CONSTRAINTS = (
     *(_of_type(*row) for row in TYPES),
@@ -217,7 +221,7 @@ CONSTRAINTS = (
         for constraint in (
             Constraint(name, "a type", types(*inputs), ("float16", "bfloat16"), FUSED),
             Constraint(name, "the number of types", number_of_types(*inputs), (1,), FUSED_CANN),
-            Constraint(name, "the layout", argument(-2), (BSND,), "the layout whose sizes this audit reads: BSND"),
+            Constraint(name, "the layout", fused_layout, ("BSND",), "the one whose sizes this audit reads"),
             Constraint(name, "a rank", ranks(*inputs), (4,), FUSED),
             Constraint(name, "the size of heads", last_sizes(*inputs), range(16, 512 + 1, 16), FUSED),
         )
