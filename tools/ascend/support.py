@@ -1,8 +1,9 @@
 """Which kernel MindSpore selects for its primitives on Ascend, as far as the installed wheel tells.
 
 MindSpore's sources (kernel_select_ascend.cc) try in this order: an aclnn kernel, if the operator's yaml has
-"dispatch: enable: True" and a kernel class is registered; an operator of CANN by its adapter ("aclop", compiled
-when it is first used); the rest; and then, without a word, the CPU of the host. Nothing here comes from an NPU:
+"dispatch: enable: True" and a kernel class is registered; an operator of CANN by its adapter ("aclop", compiled when it
+is first used), if its definition has the types of the inputs; and then, without a message, the CPU of the host. Nothing
+here comes from an NPU:
 
 - documented: the "Supported Platforms" line in the docstring of the primitive, or of the function it refers to.
   Gradients and other primitives that users do not call have none.
