@@ -115,6 +115,15 @@ def test_bfloat16_is_audited_where_a_cpu_cannot_run_it():
     assert "Float16" not in {dtype for row in rows.values() for dtype in (*row.inputs, *row.outputs)}
 
 
+def test_a_finding_in_a_shipped_graph_names_the_graph_and_the_cell():
+    name = "denoising step and conditioning, guided"
+    with mock.patch("mindone_vq.nn.attention.FUSED_SIZE", 8):  # so heads of 24 are not padded
+        _, wrong = audit({name: (GRAPHS[name][0], [ms.float16])})
+    (finding,) = wrong
+    assert finding.startswith(f"{name}, float16: FlashAttentionScore (mindone_vq/nn/attention.py:")
+    assert " in attend, cell blocks.0.attn1.attend): the size of heads is 24; documented: 16 to 512" in finding
+
+
 @pytest.mark.parametrize("method", ["context", "conditioned"])
 def test_an_error_in_bfloat16_is_not_swallowed(method):
     """Of the first graph, and of the second after the first compiled."""
