@@ -1,8 +1,9 @@
 """The counts of tools/ascend/estimate.py."""
 
+import numpy as np
 import pytest
-from estimate import compiled, moved, of_all_layers, operations, tensors
-from ir import Node
+from estimate import PEAK_BYTES, PEAK_OPERATIONS, bounds, compiled, moved, of_all_layers, operations
+from ir import Node, tensors
 
 HALF, PARAMETER = "<Tensor[Float16], (2, 3, 4)>", "<Ref[Tensor[Float32]], (4, 5), ref_key=w, is_parameter>"
 
@@ -37,12 +38,24 @@ def test_bytes_read_and_written():
     assert moved(Node("TupleGetItem", HALF, HALF)) == 0
 
 
+def test_tensors_keep_the_order_of_the_inputs():
+    norm = f"{HALF}, <Tuple[Tensor[Int32]*2], TupleShape((1), (2, -1))>, <Int64, NoShape>, {PARAMETER}"
+    found = Node("Concat", norm).operands
+    assert found == [[("Float16", (2, 3, 4))], [("Int32", (1,)), ("Int32", (2, -1))], [], [("Float32", (4, 5))]]
+
+
 @pytest.mark.parametrize("keys", [1024, 77])
 def test_operations_of_a_fused_attention_are_those_of_its_two_products(keys):
     query, key = "<Tensor[Float16], (2, 1024, 16, 96)>", f"<Tensor[Float16], (2, {keys}, 16, 96)>"
     node = Node("FlashAttentionScore", f"{query}, {key}, {key}", query)
     assert operations(node) == 2 * (2 * 2 * 16 * 1024 * keys * 96)
     assert moved(node) == 2 * (2 * 2 * 16 * 96 * (1024 + keys))
+
+
+def test_a_step_takes_at_least_the_longest_of_three_times_and_at_most_their_sum():
+    in_10_ms = {"products": 0.01 * PEAK_OPERATIONS, "bytes": 0.01 * PEAK_BYTES, "kernels": 1000}
+    assert bounds(np.array([in_10_ms["products"], in_10_ms["bytes"], in_10_ms["kernels"], 7])) == (10, 10 + 10 + 20)
+    assert bounds(np.array([0, 0, 1000, 0])) == (5, 20)
 
 
 def small(monkeypatch):

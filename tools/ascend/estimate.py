@@ -5,22 +5,22 @@
 Compiles the guided step of one picture in float16 with one and with two of the 36 layers, in their form for Ascend.
 Counts from the nodes of both graphs the operations of matrix products, and the bytes that each primitive reads and
 writes as if it were a kernel of its own without a cache. What the second layer adds is counted 36 times. Both numbers
-are divided by the peak rates from CANN's documentation. Real kernels do not reach the peaks, and starting hundreds of
-kernels takes time that is not counted; caches and fused kernels save some of the bytes.
+are divided by the peak rates of a 910B2 from CANN's documentation, and launching a kernel is assumed to take 5 to 20
+microseconds. A step takes at least the longest of the three times, if they overlap entirely, and their sum if
+they do not. Real kernels do not reach the peaks; caches and fused kernels save some of the bytes.
 
 There are two forms of attention: one fused kernel, which never writes the scores, as on Atlas A2; and decomposed, as on
 an NPU without such a kernel.
 """
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
 from graphs import built_for_ascend, text_pipeline, text_step, vq_model
-from ir import INTERNAL, Node, compiled_graphs
+from ir import INTERNAL, Node, compiled_graphs, tensors
 from support import support
 
 from mindone_vq import CLIPTextModel
@@ -30,25 +30,10 @@ LAYERS, HEADS, HEAD_WIDTH, PIXELS, CLASSES, TIMESTEPS = 36, 16, 88, 1024, 4097, 
 LENGTH, TEXT_WIDTH, TEXT_LAYERS = 77, 512, 12
 # Ascend 910B2, docs/ascend.md has the source
 PEAK_OPERATIONS, PEAK_BYTES = 353e12, 1.6e12  # a second: float16 matrix products; memory
+LAUNCH = (5e-6, 20e-6)  # seconds for a kernel: an assumption
 SIZES = {"Bool": 1, "Float16": 2, "Float32": 4, "Int32": 4, "Int64": 8}
 FREE = {*INTERNAL, "Reshape", "ExpandDims"}  # no data moves
-SHAPE = re.compile(r"Tensor\[(\w+)\]\]?, \(([\d, ]*)\)")  # "]]": of a parameter
-TUPLE = re.compile(r"Tuple\[([^<>]*)\], TupleShape\((\([^<>]*\))\)")
 FUSED, PRODUCTS = "FlashAttentionScore", ("MatMul", "BatchMatMul", "Dense")
-
-
-def tensors(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """Types and shapes of the tensors in the inputs or outputs of a node."""
-    found = []
-    for types, shapes in TUPLE.findall(text):
-        repeated = re.findall(r"Tensor\[(\w+)\](?:\*(\d+))?", types)  # "Tensor[Float32]*3"
-        names = [name for name, times in repeated for _ in range(int(times or 1))]
-        found += list(zip(names, map(_numbers, re.findall(r"\(([\d, ]*)\)", shapes))))
-    return found + [(name, _numbers(shape)) for name, shape in SHAPE.findall(TUPLE.sub("", text))]
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", text)))
 
 
 def operations(node: Node) -> int:
@@ -123,7 +108,7 @@ def totals(nodes: Iterable[Node]) -> np.ndarray:
 
 def _counts(node: Node) -> tuple[int, int, bool, bool]:
     is_kernel = node.primitive not in FREE
-    return operations(node), moved(node), is_kernel, is_kernel and "aclnn" not in support(node.primitive).registered
+    return operations(node), moved(node), is_kernel, is_kernel and support(node.primitive).kernel != "aclnn"
 
 
 def of_all_layers(one: Iterable[Node], two: Iterable[Node]) -> np.ndarray:
@@ -136,24 +121,35 @@ def largest(nodes: Iterable[Node]) -> int:
     return max(SIZES[name] * math.prod(shape) for each in nodes for name, shape in tensors(each.outputs))
 
 
+def times(values: np.ndarray) -> tuple[float, float, float, float]:
+    """Milliseconds of ``totals``: of products, of bytes, and the least and the most of launching kernels."""
+    operations, memory, kernels, _ = 1e3 * values
+    return operations / PEAK_OPERATIONS, memory / PEAK_BYTES, kernels * LAUNCH[0], kernels * LAUNCH[1]
+
+
+def bounds(values: np.ndarray) -> tuple[float, float]:
+    """Milliseconds if products, bytes and launches overlap entirely, and if they do not."""
+    products, memory, least, most = times(values)
+    return max(products, memory, least), products + memory + most
+
+
 def row(name: str, values: np.ndarray) -> str:
-    products, memory = 1e3 * values[0] / PEAK_OPERATIONS, 1e3 * values[1] / PEAK_BYTES
     counts = f"{values[0] / 1e12:.3f} | {values[1] / 1e9:.2f} | {values[2]:.0f} | {values[3]:.0f}"
-    return f"| {name} | {counts} | {products:.1f} | {memory:.1f} |"
+    products, memory, least, most = times(values)
+    return f"| {name} | {counts} | {products:.1f} | {memory:.1f} | {least:.1f} to {most:.1f} |"
 
 
 def report_step(title: str, one: list[Node], two: list[Node]) -> None:
     """Prints the table of a step, from the nodes of a step with one and with two layers."""
     layer = totals(two) - totals(one)
     rest, step = totals(one) - layer, of_all_layers(one, two)
-    columns = "products, 10^12 operations | bytes, GB | kernels | not aclnn | products, ms | bytes, ms"
-    print(f"\n{title}\n\n| | {columns} |\n|---|---|---|---|---|---|---|")
+    columns = "products, 10^12 operations | bytes, GB | kernels | not aclnn | products, ms | bytes, ms | launches, ms"
+    print(f"\n{title}\n\n| | {columns} |\n|---|---|---|---|---|---|---|---|")
     print(row("one layer", layer))
     print(row("embedding, logits, draw", rest))
     print(row("of that, tensors of all classes", totals(each for each in one if _has_all_classes(each))))
     print(row("**the step**", step))
-    products, memory = 1e3 * step[0] / PEAK_OPERATIONS, 1e3 * step[1] / PEAK_BYTES
-    low, high = max(products, memory), products + memory
+    low, high = bounds(step)
     print(f"\na step: {low:.0f} to {high:.0f} ms; 100 steps: {low / 10:.1f} to {high / 10:.1f} s")
     print(f"largest tensor: {largest(one) / 1e9:.2f} GB")
 

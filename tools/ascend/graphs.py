@@ -16,6 +16,7 @@ from unittest import mock
 
 import mindspore as ms
 import numpy as np
+from ir import last_outputs
 from mindspore import Tensor
 from PIL import Image
 from safetensors.numpy import save_file
@@ -39,13 +40,19 @@ from mindone_vq.demo import MODEL
 from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.export import export_pipeline
 from mindone_vq.nn.device import built_for
+from mindone_vq.nn.linear import Weights
+from mindone_vq.nn.transformer_block import BasicTransformerBlock
+from mindone_vq.pipelines.base import DiffusionPipeline
+from mindone_vq.pipelines.compilation import CompiledGraph
+from mindone_vq.pipelines.prepared import PreparedNetwork, in_dtype
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BATCH, SIDE, CODES, TIMESTEPS = 2, 4, 16, 5  # SIDE: of the grid of codes; pictures are twice as wide
 LENGTH, WIDTH = 8, 32  # of the text
-TRANSFORMER = dict(num_attention_heads=2, attention_head_dim=16, num_layers=1, sample_size=SIDE)
+# Heads of 24 are padded for the fused kernel, as those of 88 of the published models.
+TRANSFORMER = dict(num_attention_heads=2, attention_head_dim=24, num_layers=1, sample_size=SIDE)
 TRANSFORMER |= dict(num_vector_embeds=CODES + 1, num_embeds_ada_norm=TIMESTEPS)
-TYPES = {ms.float32: "float32", ms.float16: "float16"}
+TYPES = {ms.float32: "float32", ms.float16: "float16", ms.bfloat16: "bfloat16"}
 
 # Compiles graphs with weights (in training: matrix products) of the type.
 Compile = Callable[[ms.Type], object]
@@ -56,6 +63,45 @@ def built_for_ascend(fused_attention: bool = True) -> Iterator[None]:
     """Networks made inside have their form for an NPU that has, or does not have, a fused attention kernel."""
     with built_for("Ascend"), mock.patch("mindone_vq.nn.attention.fused_attention", lambda: fused_attention):
         yield
+
+
+@contextlib.contextmanager
+def without_bfloat16_kernels() -> Iterator[None]:
+    """A CPU computes nothing in bfloat16. Inside, a pipeline with such weights compiles all its graphs nevertheless.
+
+    What it prepares outside of graphs is computed in float16 and cast, and a graph that compiled but cannot run gives
+    zeros of the right shape, so that the next one compiles.
+    """
+    prepare, modulate, call = BasicTransformerBlock.prepared, BasicTransformerBlock.modulations, CompiledGraph.__call__
+
+    def prepared(block: BasicTransformerBlock, weights: Weights, is_centred: bool) -> Weights:
+        return in_dtype(prepare(block, in_dtype(weights, ms.float16), is_centred), ms.bfloat16)
+
+    def modulations(block: BasicTransformerBlock, timesteps: Tensor, weights: Weights) -> tuple[Tensor, ...]:
+        return modulate(block, timesteps, in_dtype(weights, ms.float16))
+
+    def run(graph: CompiledGraph, *inputs: Tensor) -> Tensor:
+        try:
+            return call(graph, *inputs)
+        except TypeError as error:
+            outputs = last_outputs()
+            if len(outputs) != 1:  # the graph did not compile, or another one than these pipelines have
+                raise error
+            (name, shape), *_ = outputs
+            return Tensor(np.zeros(shape, np.float32), getattr(ms, name.lower()))
+
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.multiple(BasicTransformerBlock, prepared=prepared, modulations=modulations))
+        patches.enter_context(mock.patch.object(PreparedNetwork, "refresh", lambda network: None))
+        patches.enter_context(mock.patch.object(CompiledGraph, "__call__", run))
+        yield
+
+
+def step(pipe: DiffusionPipeline, *inputs: object, **options: object) -> None:
+    """The conditioning and one denoising step."""
+    is_computed = pipe.transformer.dtype != ms.bfloat16
+    with contextlib.nullcontext() if is_computed else without_bfloat16_kernels():
+        pipe(*inputs, num_inference_steps=1, output_type="latent", **options)
 
 
 def vq_model(kind: type[VQModel] = VQModel, **options: object) -> VQModel:
@@ -101,10 +147,9 @@ def quiet(pipe):
 
 
 def text_step(pipe: VQDiffusionPipeline, batch: int = BATCH, **options: object) -> None:
-    """The conditioning and one denoising step."""
     null_text = pipe.learned_classifier_free_sampling_embeddings.embeddings
     embeddings = Tensor(np.zeros((batch, *null_text.shape), np.float32))
-    pipe(prompt_embeds=embeddings, num_inference_steps=1, output_type="latent", **options)
+    step(pipe, prompt_embeds=embeddings, **options)
 
 
 def denoise(**options: object) -> Compile:
@@ -119,7 +164,7 @@ def denoise_classes(guidance_scale: float) -> Compile:
     def compile_step(dtype: ms.Type) -> None:
         transformer = ClassTransformer2DModel(num_class_embeds=4, **TRANSFORMER)
         pipe = quiet(ClassToImagePipeline(vq_model(), transformer, VQDiffusionScheduler(CODES + 1, TIMESTEPS)))
-        pipe.to(dtype)([0, 1], num_inference_steps=1, guidance_scale=guidance_scale, output_type="latent")
+        step(pipe.to(dtype), [0, 1], guidance_scale=guidance_scale)
 
     return compile_step
 
@@ -127,7 +172,7 @@ def denoise_classes(guidance_scale: float) -> Compile:
 def denoise_unconditional(dtype: ms.Type) -> None:
     transformer = UnconditionalTransformer2DModel(**TRANSFORMER)
     pipe = quiet(UnconditionalPipeline(vq_model(), transformer, VQDiffusionScheduler(CODES + 1, TIMESTEPS)))
-    pipe.to(dtype)(BATCH, num_inference_steps=1, output_type="latent")
+    step(pipe.to(dtype), BATCH)
 
 
 def export(dtype: ms.Type) -> None:
@@ -152,7 +197,9 @@ def train(example: str, *options: str) -> Compile:
 
     def compile_step(dtype: ms.Type) -> None:
         with tempfile.TemporaryDirectory() as data:
-            text_pipeline(vq_model()).save_pretrained(data)
+            # Heads of a multiple of 16: with others a step in half precision does not compile in its form for Ascend,
+            # because the weights are of float32 when their zeros are chosen.
+            text_pipeline(vq_model(), attention_head_dim=16).save_pretrained(data)
             write_vgg16(Path(data) / "vgg16.safetensors")
             write_pictures(Path(data))
             arguments = [example, data, "--output", f"{data}/output", "--steps", "1", "--preview-every", "0"]
@@ -160,7 +207,10 @@ def train(example: str, *options: str) -> Compile:
             arguments += [option.format(data=data) for option in options]
             path = [str(EXAMPLES), *sys.path]
             with mock.patch.object(sys, "argv", arguments), mock.patch.object(sys, "path", path):
-                runpy.run_path(str(EXAMPLES / example), run_name="__main__")
+                try:
+                    runpy.run_path(str(EXAMPLES / example), run_name="__main__")
+                except SystemExit as error:  # as commands report an error that a user can correct
+                    raise RuntimeError(f"{example} ended: {error}") from error
 
     return compile_step
 
@@ -184,10 +234,10 @@ def write_vgg16(file: Path) -> None:
     save_file(weights, file)
 
 
-BOTH = tuple(TYPES)
+BOTH, ALL = (ms.float32, ms.float16), tuple(TYPES)
 GRAPHS: dict[str, tuple[Compile, tuple[ms.Type, ...]]] = {
-    "text encoder": (encode_text, BOTH),
-    "denoising step and conditioning, guided": (denoise(guidance_scale=5.0), BOTH),
+    "text encoder": (encode_text, ALL),
+    "denoising step and conditioning, guided": (denoise(guidance_scale=5.0), ALL),
     "denoising step and conditioning, not guided": (denoise(guidance_scale=1.0), BOTH),
     **{
         f"denoising step, {sampler} sampler": (denoise(guidance_scale=1.0, sampler=sampler), (ms.float32,))
@@ -195,12 +245,12 @@ GRAPHS: dict[str, tuple[Compile, tuple[ms.Type, ...]]] = {
         if sampler != "ancestral"
     },
     "text encoder, context, guided denoising step and decoder as exported": (export, BOTH),
-    "denoising step of classes, guided": (denoise_classes(5.0), BOTH),
+    "denoising step of classes, guided": (denoise_classes(5.0), ALL),
     "denoising step of classes, not guided": (denoise_classes(1.0), BOTH),
     "denoising step, unconditional": (denoise_unconditional, BOTH),
-    "decoder": (decode(), BOTH),
+    "decoder": (decode(), ALL),
     "decoder with modulated norms": (decode(norm_type="spatial"), BOTH),
-    "encoder": (encode(VQModel), BOTH),
+    "encoder": (encode(VQModel), ALL),
     "encoder, Gumbel codes": (encode(GumbelVQModel), BOTH),
     # A training step takes long to compile: one type has all parts, the other few.
     "training of the VQ-VAE, codebook by the loss": (
@@ -213,11 +263,11 @@ GRAPHS: dict[str, tuple[Compile, tuple[ms.Type, ...]]] = {
             *("--size=16", "--ema-decay=0.9", "--adversarial-weight=1", "--discriminator-layers=1"),
             *("--discriminator-channels=8", "--perceptual-weight=1", "--perceptual-weights={data}/vgg16.safetensors"),
         ),
-        (ms.float16,),
+        (ms.float16, ms.bfloat16),
     ),
     "training of text to image": (train("train_text_to_image.py", "--ema-every=1"), (ms.float32,)),
     "training of text to image, recomputed, in two parts": (
         train("train_text_to_image.py", "--ema-every=1", "--recompute", "--accumulation=2"),
-        (ms.float16,),
+        (ms.float16, ms.bfloat16),
     ),
 }
