@@ -41,10 +41,7 @@ class ScaledDotProductAttention(nn.Cell):
         query = query * (width // self.heads) ** -0.5
         if mask is not None:
             return self._written(*[self._heads_first(each) for each in (query, key, value)], mask)
-        output = self.attend(self.split(query), self.split(key), self.split(value))
-        if output.shape[-1] == width:
-            return output
-        return self._heads(output)[..., : width // self.heads].reshape(query.shape)
+        return self.without_zeros(self.attend(self.split(query), self.split(key), self.split(value)), width)
 
     def is_fused(self, width: int, dtype: ms.Type) -> bool:
         """Whether inputs without a mask go through the fused kernel; width: heads * head_dim."""
@@ -58,15 +55,14 @@ class ScaledDotProductAttention(nn.Cell):
         """(batch, tokens, heads * head_dim) -> the heads as ``attend`` takes them."""
         if not self.is_fused(x.shape[-1], x.dtype):
             return self._heads_first(x)
-        missing = self.missing(x.shape[-1], x.dtype)
-        return ops.pad(self._heads(x), (0, missing)) if missing else self._heads(x)
+        return self._with_zeros(self._heads(x))
 
     def split_qkv(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(batch, tokens, 3 * heads * head_dim) -> the heads of queries, keys and values."""
         batch, tokens, width = qkv.shape
         head_dim = width // 3 // self.heads
         if self.is_fused(width // 3, qkv.dtype):
-            return ops.split(qkv.reshape(batch, tokens, 3 * self.heads, head_dim), self.heads, 2)
+            return ops.split(self._with_zeros(qkv.reshape(batch, tokens, 3 * self.heads, head_dim)), self.heads, 2)
         heads = qkv.reshape(batch, tokens, 3, self.heads, head_dim).transpose(2, 0, 3, 1, 4)
         query, key, value = ops.split(heads.reshape(3 * batch, self.heads, tokens, head_dim), batch, 0)
         return query, key, value
@@ -84,6 +80,20 @@ class ScaledDotProductAttention(nn.Cell):
             return self._written(query, key, value)
         output = ops.flash_attention_score(query, key, value, self.heads, input_layout="BSND")
         return output.reshape(*output.shape[:2], -1)
+
+    def without_zeros(self, attended: Tensor, width: int) -> Tensor:
+        """The output of ``attend``, of ``width`` where its inputs had no ``missing`` zeros."""
+        if attended.shape[-1] == width:
+            return attended
+        return self._heads(attended)[..., : width // self.heads].reshape(*attended.shape[:2], width)
+
+    def _with_zeros(self, heads: Tensor) -> Tensor:
+        """(batch, tokens, heads, head_dim) -> with the ``missing`` zeros."""
+        missing = self.missing(heads.shape[-1] * self.heads, heads.dtype)
+        if not missing:
+            return heads
+        zeros = ops.zeros((*heads.shape[:3], missing), ms.float32)
+        return ops.concat([heads, zeros.astype(heads.dtype)], -1)
 
     def _written(self, query: Tensor, key: Tensor, value: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         """The heads are the second axis."""
@@ -164,7 +174,11 @@ class Attention(nn.Cell):
         return {"to_q": query, "to_k": scaled(key, scale), "to_v": value, "to_out": out}
 
     def output(self, attended: Tensor, weights: Weights) -> Tensor:
-        """(batch, tokens, heads * head_dim) -> (batch, tokens, query_dim); weights: from ``prepared``."""
+        """(batch, tokens, heads * head_dim) -> (batch, tokens, query_dim); weights: from ``prepared``.
+
+        In mixed precision these are of float32 and have no zeros, which ``attended`` in half precision has.
+        """
+        attended = self.attend.without_zeros(attended, weights["to_out"]["weight"].shape[1])
         return self.to_out[1](self.product(attended, weights["to_out"]))
 
 

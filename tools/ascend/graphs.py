@@ -197,9 +197,7 @@ def train(example: str, *options: str) -> Compile:
 
     def compile_step(dtype: ms.Type) -> None:
         with tempfile.TemporaryDirectory() as data:
-            # Heads of a multiple of 16: with others a step in half precision does not compile in its form for Ascend,
-            # because the weights are of float32 when their zeros are chosen.
-            text_pipeline(vq_model(), attention_head_dim=16).save_pretrained(data)
+            text_pipeline(vq_model()).save_pretrained(data)
             write_vgg16(Path(data) / "vgg16.safetensors")
             write_pictures(Path(data))
             arguments = [example, data, "--output", f"{data}/output", "--steps", "1", "--preview-every", "0"]
