@@ -27,10 +27,6 @@ def gathered(x, index):
     return ops.gather_elements(x, 1, index)
 
 
-def filled(value, shape):
-    return ops.FillV2()(shape, value)
-
-
 def one_hot(index, depth):
     return ops.one_hot(index, depth, Tensor(1.0, ms.float32), Tensor(0.0, ms.float32))
 

@@ -16,4 +16,6 @@ def logsumexp(log_p: Tensor) -> Tensor:
 
 def logaddexp(log_p: Tensor, log_q: Tensor) -> Tensor:
     """log(exp(log_p) + exp(log_q)), element by element; float32."""
-    return ops.maximum(log_p, log_q) + ops.log1p(ops.expm1(-ops.abs(log_p - log_q)) + 1.0)
+    # the result does not depend on it; Ascend has no kernel for what the gradient of maximum is made of
+    larger = ops.stop_gradient(ops.maximum(log_p, log_q))
+    return larger + ops.log1p(ops.expm1(log_p - larger) + ops.expm1(log_q - larger) + 1.0)

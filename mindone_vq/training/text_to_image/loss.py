@@ -64,15 +64,20 @@ class VariationalLoss(nn.Cell):
         q = ops.stop_gradient(ops.exp(log_q))
         divergence = (q * (log_q - log_p)).sum(-1)  # (batch, pixels)
         weights = ops.where(x_t == self.classes, self.mask_weight, 1.0)
-        is_first = timestep == 0
-        kl = ops.where(is_first, divergence.sum(-1), (divergence * weights).sum(-1))
+        is_first = (timestep == 0).astype(ms.float32)
+        kl = chosen(is_first, divergence.sum(-1), (divergence * weights).sum(-1))
         log_likelihood = ops.gather_elements(log_p_x_0, 2, x_0.expand_dims(-1)).squeeze(-1)  # (batch, pixels)
-        auxiliary = ops.where(is_first, kl, (-log_likelihood * weights).sum(-1))
+        auxiliary = chosen(is_first, kl, (-log_likelihood * weights).sum(-1))
         factor = Tensor(self.auxiliary_weight, ms.float32)
         if self.adaptive:
             factor = factor * (2.0 - timestep.astype(ms.float32) / self.num_timesteps)
         loss = ((kl + factor * auxiliary) / probability).mean() / x_0.shape[1]
         return loss, (ops.stop_gradient(kl), ops.stop_gradient(auxiliary))
+
+
+def chosen(first: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``a`` where ``first`` is 1, ``b`` where it is 0; both finite. Ascend has no kernel for the gradient of ``where``."""
+    return first * a + (1.0 - first) * b
 
 
 class TextToImageLoss(nn.Cell):
@@ -106,7 +111,8 @@ class TextToImageLoss(nn.Cell):
             hidden = ops.stop_gradient(hidden)
         condition, null = unit_length(hidden, -1), self.null_text.embeddings
         if null is not None:
-            condition = ops.where(dropped.reshape(-1, 1, 1), null.astype(ms.float32).expand_dims(0), condition)
+            is_dropped = dropped.astype(ms.float32).reshape(-1, 1, 1)
+            condition = chosen(is_dropped, null.astype(ms.float32).expand_dims(0), condition)
         return condition.astype(self.transformer.dtype)
 
     def construct(

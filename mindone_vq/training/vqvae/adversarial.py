@@ -42,16 +42,23 @@ class PatchDiscriminator(nn.Cell):
     def __init__(self, layers: int = 3, channels: int = 64) -> None:
         super().__init__()
         widths = [channels * min(2**i, MOST_WIDTH) for i in range(layers + 1)]
-        parts = [_convolution(3, widths[0], 2), nn.LeakyReLU(0.2)]
+        parts = [_convolution(3, widths[0], 2), LeakyReLU()]
         for i in range(1, layers + 1):
             norm = GroupNorm(math.gcd(MOST_GROUPS, widths[i]), widths[i])
-            parts += [_convolution(widths[i - 1], widths[i], 2 if i < layers else 1), norm, nn.LeakyReLU(0.2)]
+            parts += [_convolution(widths[i - 1], widths[i], 2 if i < layers else 1), norm, LeakyReLU()]
         self.main = nn.SequentialCell([*parts, _convolution(widths[-1], 1, 1)])
         self.update_parameters_name(PREFIX)
 
     def construct(self, pictures: Tensor) -> Tensor:
         """(batch, 3, height, width) in [-1, 1] -> (batch, 1, height / 2^layers - 2, width / 2^layers - 2)."""
         return self.main(pictures)
+
+
+class LeakyReLU(nn.Cell):
+    """max(x, 0.2 x). MindSpore's is made of that, for whose gradient Ascend has no kernel."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.relu(x) - 0.2 * ops.relu(-x)
 
 
 def _convolution(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d:
