@@ -76,7 +76,7 @@ class VariationalLoss(nn.Cell):
 
 
 def chosen(first: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``a`` where ``first`` is 1, ``b`` where it is 0; both finite. Ascend has no kernel for the gradient of ``where``."""
+    """``a`` where ``first`` is 1, else ``b``; both finite. Ascend has no kernel for the gradient of ``where``."""
     return first * a + (1.0 - first) * b
 
 
