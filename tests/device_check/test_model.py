@@ -58,21 +58,18 @@ def test_a_training_step_that_differs(name, reference, changed, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["text to image", "VQ-VAE"])
-def test_a_training_step_of_another_model(name, monkeypatch):
+def test_a_training_step_of_another_model(monkeypatch):
     """Weights that are 1 % larger are found."""
-    assert status(lambda: model.training(name, "float32")) == ["ok"]
 
     def scaled(dtype):
         pipe = load(dtype)
-        for part in (pipe.transformer, pipe.vqvae):
-            for parameter in part.get_parameters():
-                assign(parameter, parameter.asnumpy() * 1.01, parameter.dtype)
+        for parameter in pipe.vqvae.get_parameters():
+            assign(parameter, parameter.asnumpy() * 1.01, parameter.dtype)
         return pipe
 
     load = model.load
     monkeypatch.setattr(model, "load", scaled)
-    assert status(lambda: model.training(name, "float32")) == ["WRONG"]
+    assert status(lambda: model.training("VQ-VAE", "float32")) == ["WRONG"]
 
 
 def test_kernels_of_a_step_are_counted():
@@ -83,12 +80,6 @@ def test_kernels_of_a_step_are_counted():
   %2(CNode_3) = PrimFunc_Softmax(%0, (I64(-1))) primitive_attrs: {}
 """
     assert kernels.count_kernels(text) == 2
-
-
-@pytest.mark.slow
-def test_kernels_of_a_real_step():
-    (finding,) = kernels.kernels_of_a_step("float32")
-    assert 100 < finding.numbers["kernels"] < 1000
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def assert_same_pictures_where_codes_agree(our_codes, their_codes, our_images, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[-1]], ids=str)
 def test_trained_weights_give_the_same_codes_and_pictures(settings, demo_pipe, monkeypatch):
     results = both(demo_pipe, torch_pipeline(MODEL), monkeypatch, 100, 7, settings)
     our_codes, their_codes, our_images, their_images = results
