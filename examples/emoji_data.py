@@ -1,0 +1,56 @@
+"""Captioned pictures of Noto Emoji, 64 x 64 on white, from two npm packages.
+
+    npm pack emoji-datasource-google@16.0.0 emojibase-data@16.0.3
+    mkdir google emojibase
+    tar xzf emoji-datasource-google-16.0.0.tgz -C google --strip-components 1
+    tar xzf emojibase-data-16.0.3.tgz -C emojibase --strip-components 1
+    python examples/emoji_data.py google emojibase data/emoji
+
+Writes PNG files and metadata.jsonl (file_name, text), several captions for each picture. The combinations of role,
+gender and tone in mindone_vq/demo/emoji_held_out.txt are left out; --held-out writes only these, with one caption each.
+The pictures are Noto Emoji, Apache-2.0; names and tags are emojibase's, MIT.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import common
+from PIL import Image
+from tqdm import tqdm
+
+from mindone_vq.demo.emoji import held_out, read
+from mindone_vq.pictures import to_rgb
+from mindone_vq.weights.files import write_atomically
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("google", type=Path, metavar="GOOGLE", help="the unpacked package emoji-datasource-google")
+    parser.add_argument("emojibase", type=Path, metavar="EMOJIBASE", help="the unpacked package emojibase-data")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="is created; must not contain metadata.jsonl")
+    parser.add_argument("--held-out", action="store_true", help="only combinations that are held out")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    options = parse_arguments(arguments)
+    index = options.folder / "metadata.jsonl"
+    if index.exists():
+        raise ValueError(f"{index} exists already: choose another folder.")
+    emoji, excluded = read(options.google, options.emojibase), held_out()
+    chosen = [each for each in emoji if (str(each.cell) in excluded) == options.held_out]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for each in tqdm(chosen):
+        name = f"{each.code.lower()}.png"
+        with Image.open(each.file) as picture:
+            to_rgb(picture).save(options.folder / name)
+        captions = each.captions[:1] if options.held_out else each.captions
+        lines += [json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) for caption in captions]
+    write_atomically(index, ("\n".join(lines) + "\n").encode())
+    print(f"Wrote {len(chosen)} pictures and {index} with {len(lines)} captions.")
+
+
+if __name__ == "__main__":
+    common.run(main)

@@ -1,0 +1,136 @@
+"""Emoji of two npm packages become captioned pictures; cells of role, gender and tone are held out whole."""
+
+import importlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import mindone_vq
+from mindone_vq.demo.emoji import GENDERS, TONES, Cell, held_out, read
+
+EXAMPLES = Path(mindone_vq.__file__).parents[1] / "examples"
+SKINS = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
+
+
+def entry(label, code, tones=True, **others):
+    """An emoji as emojibase-data has it; the tone follows the first code point."""
+    first, *rest = code.split("-")
+    skins = [{"label": label, "hexcode": "-".join([first, skin, *rest])} for skin in SKINS] if tones else []
+    return {"label": label, "hexcode": code, "skins": skins, **others}
+
+
+ENTRIES = [
+    entry("firefighter", "1F9D1-200D-1F692", tags=["fire"]),
+    entry("man firefighter", "1F468-200D-1F692"),
+    entry("woman firefighter", "1F469-200D-1F692"),
+    entry("person running", "1F3C3"),
+    entry("man running", "1F3C3-200D-2642-FE0F"),
+    entry("woman running", "1F3C3-200D-2640-FE0F"),
+    entry("person: blond hair", "1F471"),
+    entry("man: blond hair", "1F471-200D-2642-FE0F"),
+    entry("woman: blond hair", "1F471-200D-2640-FE0F"),
+    entry("prince", "1F934"),  # in one gender only
+    entry("OK hand", "1F44C", tags=["ok", "sweet"]),
+    entry("red apple", "1F34E", tones=False, tags=["apple", "fruit", "ripe", "diet", "food"]),
+    {
+        **entry("men holding hands", "1F46C", tones=False),
+        "skins": [{"label": "", "hexcode": "1F468-1F3FB-200D-1F91D-200D-1F468-1F3FF"}],
+    },
+]
+
+
+@pytest.fixture
+def packages(tmp_path):
+    """Both packages, unpacked: every picture is red where it is not transparent."""
+    google, emojibase = tmp_path / "google", tmp_path / "emojibase"
+    (google / "img/google/64").mkdir(parents=True)
+    (emojibase / "en").mkdir(parents=True)
+    (emojibase / "en/data.json").write_text(json.dumps(ENTRIES))
+    picture, index = Image.new("RGBA", (64, 64), (0, 0, 0, 0)), []
+    picture.paste((255, 0, 0, 255), (0, 0, 32, 64))
+    for each in ENTRIES:
+        codes = [each["hexcode"], *(skin["hexcode"] for skin in each["skins"])]
+        images = [{"unified": code, "image": f"{code.lower()}.png"} for code in codes]
+        index.append({**images[0], "skin_variations": {str(i): image for i, image in enumerate(images[1:])}})
+        for image in images:
+            picture.save(google / "img/google/64" / image["image"])
+    (google / "emoji.json").write_text(json.dumps(index))
+    return google, emojibase
+
+
+def test_people_are_factorial(packages):
+    emoji = read(*packages)
+    cells = [each.cell for each in emoji if each.cell]
+    expected = {Cell(r, g, t) for r in ("firefighter", "running", "blond hair") for g in GENDERS for t in TONES}
+    assert len(cells) == len(expected) and set(cells) == expected
+    assert Counter(each.name for each in emoji if not each.cell) == {
+        "prince": 6,
+        "OK hand": 6,
+        "red apple": 1,
+        "men holding hands": 1,  # the one of two tones is left out
+    }
+
+
+@pytest.mark.parametrize(
+    "name, tone, captions",
+    [
+        (
+            "woman firefighter",
+            "medium-dark",
+            [
+                "woman firefighter, medium-dark skin tone",
+                "woman firefighter with medium-dark skin",
+                "woman, firefighter, medium-dark skin",
+            ],
+        ),
+        (
+            "person running",
+            "yellow",
+            ["person running", "person running with yellow skin", "person, running, yellow skin"],
+        ),
+        ("OK hand", "dark", ["OK hand, dark skin tone", "OK hand, dark skin tone, sweet"]),
+        ("red apple", "yellow", ["red apple", "red apple, fruit, ripe, diet"]),
+        ("prince", "yellow", ["prince"]),
+    ],
+)
+def test_captions(name, tone, captions, packages):
+    (emoji,) = [each for each in read(*packages) if (each.name, each.tone) == (name, tone)]
+    assert emoji.captions == captions
+
+
+def test_each_role_gender_and_tone_is_trained_somewhere():
+    cells = [Cell(*line.split(" | ")) for line in held_out()]
+    assert len(cells) == 173
+    assert max(Counter(cell.role for cell in cells).values()) <= 4  # of 18
+    assert {cell.gender for cell in cells} == set(GENDERS) and {cell.tone for cell in cells} == set(TONES)
+
+
+def test_the_example_leaves_out_what_is_held_out(packages, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = importlib.import_module("emoji_data")
+    monkeypatch.setattr(example, "held_out", lambda: frozenset({"running | man | dark"}))
+    arguments = [str(each) for each in packages]
+    example.main([*arguments, str(tmp_path / "data")])
+    example.main([*arguments, str(tmp_path / "held"), "--held-out"])
+    lines = [json.loads(line) for line in (tmp_path / "data/metadata.jsonl").read_text().splitlines()]
+    texts = {line["text"] for line in lines}
+    assert "man running, medium skin tone" in texts and "man running, dark skin tone" not in texts
+    assert len(texts) == len(lines) == 53 * 3 + 6 + 12 + 2 + 1
+    (line,) = map(json.loads, (tmp_path / "held/metadata.jsonl").read_text().splitlines())
+    assert line == {"file_name": "1f3c3-1f3ff-200d-2642.png", "text": "man running, dark skin tone"}
+    picture = Image.open(tmp_path / "held" / line["file_name"])
+    assert picture.mode == "RGB" and picture.getpixel((0, 0)) == (255, 0, 0) and picture.getpixel((63, 0)) == (255,) * 3
+    assert "Wrote 67 pictures" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="exists already"):
+        example.main([*arguments, str(tmp_path / "data")])
+
+
+def test_an_empty_package_is_an_error(packages):
+    google, emojibase = packages
+    for picture in (google / "img/google/64").iterdir():
+        picture.unlink()
+    with pytest.raises(FileNotFoundError, match="has no pictures; unpack emoji-datasource-google there"):
+        read(google, emojibase)
