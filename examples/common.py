@@ -2,9 +2,10 @@
 
 import argparse
 import contextlib
+import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,8 +17,9 @@ from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.pictures import enlarge, grid
 from mindone_vq.pipelines.base import DiffusionPipeline
 from mindone_vq.profiling import traced
+from mindone_vq.training.data.dataset import METADATA
 from mindone_vq.training.devices import connect
-from mindone_vq.weights.files import check_writable
+from mindone_vq.weights.files import check_writable, write_atomically
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 
@@ -43,6 +45,27 @@ def text_parser(description: str, output: str, sampler: bool = True) -> argparse
         result.add_argument("--sampler", choices=SAMPLERS, default="ancestral", help="[%(default)s]")
     result.add_argument("--spacing", choices=SPACINGS, default="uniform", help="spacing of the timesteps [%(default)s]")
     return result
+
+
+def write_image_folder(folder: Path, pictures: Iterable[tuple[str, Image.Image, Sequence[str]]]) -> int:
+    """An image folder to train on: pictures with their file names and captions, a line of metadata for each caption.
+
+    Returns:
+        The number of captions.
+
+    Raises:
+        ValueError: the folder has metadata already.
+    """
+    index = folder / METADATA
+    if index.exists():
+        raise ValueError(f"{index} exists already: choose another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for name, picture, captions in pictures:
+        picture.save(folder / name)
+        lines += [json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) for caption in captions]
+    write_atomically(index, ("\n".join(lines) + "\n").encode())
+    return len(lines)
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:

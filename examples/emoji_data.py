@@ -12,7 +12,6 @@ The pictures are Noto Emoji, Apache-2.0; names and tags are emojibase's, MIT.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import common
@@ -21,7 +20,6 @@ from tqdm import tqdm
 
 from mindone_vq.demo.emoji import held_out, read
 from mindone_vq.pictures import to_rgb
-from mindone_vq.weights.files import write_atomically
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -35,21 +33,19 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
-    index = options.folder / "metadata.jsonl"
-    if index.exists():
-        raise ValueError(f"{index} exists already: choose another folder.")
     emoji, excluded = read(options.google, options.emojibase), held_out()
     chosen = [each for each in emoji if (str(each.cell) in excluded) == options.held_out]
-    options.folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for each in tqdm(chosen):
-        name = f"{each.code.lower()}.png"
-        with Image.open(each.file) as picture:
-            to_rgb(picture).save(options.folder / name)
-        captions = each.captions[:1] if options.held_out else each.captions
-        lines += [json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) for caption in captions]
-    write_atomically(index, ("\n".join(lines) + "\n").encode())
-    print(f"Wrote {len(chosen)} pictures and {index} with {len(lines)} captions.")
+    pictures = (
+        (f"{each.code.lower()}.png", on_white(each.file), each.captions[: 1 if options.held_out else None])
+        for each in tqdm(chosen)
+    )
+    captions = common.write_image_folder(options.folder, pictures)
+    print(f"Wrote {len(chosen)} pictures with {captions} captions to {options.folder}.")
+
+
+def on_white(file: Path) -> Image.Image:
+    with Image.open(file) as picture:
+        return to_rgb(picture)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ held out of training, and left out here; --held-out writes only these.
 """
 
 import argparse
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import common
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from mindone_vq.demo.shapes import caption, draw, random_scene
-from mindone_vq.weights.files import write_atomically
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -33,21 +33,18 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
-    index = options.folder / "metadata.jsonl"
-    if index.exists():
-        raise ValueError(f"{index} exists already: choose another folder.")
     if options.count < 1:
         raise ValueError(f"--count is {options.count}; it must be at least 1.")
-    options.folder.mkdir(parents=True, exist_ok=True)
+    common.write_image_folder(options.folder, pictures(options))
+    print(f"Wrote {options.count} pictures and {options.folder / 'metadata.jsonl'}.")
+
+
+def pictures(options: argparse.Namespace) -> Iterator[tuple[str, Image.Image, list[str]]]:
+    """File names, pictures and captions."""
     rng = np.random.default_rng(options.seed)
-    lines = []
     for i in tqdm(range(options.count)):
         scene = random_scene(rng, held_out=options.held_out)
-        name = f"{i:06d}.png"
-        draw(scene, rng, options.anywhere).save(options.folder / name)
-        lines.append(json.dumps({"file_name": name, "text": caption(scene, rng, options.turned)}))
-    write_atomically(index, ("\n".join(lines) + "\n").encode())
-    print(f"Wrote {options.count} pictures and {index}.")
+        yield f"{i:06d}.png", draw(scene, rng, options.anywhere), [caption(scene, rng, options.turned)]
 
 
 if __name__ == "__main__":

@@ -238,8 +238,9 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     prints = options.json != "-"
-    if options.json and prints:
-        check_writable(Path(options.json))
+    file = Path(options.json) if options.json and prints else None
+    if file:
+        check_writable(file)
     if prints:
         print("mindone_vq doctor")
     findings: list[Finding] = []
@@ -249,8 +250,8 @@ def main(arguments: list[str]) -> int:
         findings += part
         if prints:
             print_lines(part)
-        if options.json and prints:  # after each part: it may take long, or be interrupted
-            write_atomically(Path(options.json), as_json(findings).encode())
+        if file:  # after each part: it may take long, or be interrupted
+            write_atomically(file, as_json(findings).encode())
     wrong = count_wrong(findings)
     print(f"Problems: {wrong or 'none'}." if prints else as_json(findings))
     return 1 if wrong else 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Optional, Union
 
 MARKER = "mindone_vq.findings: "  # starts a child's lines of findings; libraries print, too
+ERROR_ADVICE = "report this error with the whole report"
 
 
 @dataclass(frozen=True)

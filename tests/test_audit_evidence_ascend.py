@@ -7,24 +7,14 @@ import numpy as np
 import pytest
 from audit import problems
 from ir import Node, compiled_graphs, parse
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 from support import Support, adapters, described, has_kernel_class, rewritten, support
 
+from mindone_vq.device_check.comparison import Applied
 from mindone_vq.nn.device import built_for, on_cpu
 from mindone_vq.nn.normalization import GroupNorm, LayerNorm
 
 SQUARE = np.eye(3, dtype=np.float32)
-
-
-class Applied(nn.Cell):
-    """One operation as a network."""
-
-    def __init__(self, operation):
-        super().__init__()
-        self.operation = operation
-
-    def construct(self, x):
-        return self.operation(x)
 
 
 def run(operation):

@@ -1,13 +1,11 @@
 """Writes what the bundled model computes on a CPU in float32, for ``python -m mindone_vq.doctor --check``.
 
-    python tools/write_device_reference.py [FILE]
+    python tools/write_device_reference.py
 
 Run it again after the bundled model has changed, or what ``mindone_vq/device_check/model.py`` computes.
 """
 
 import io
-import sys
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -20,13 +18,13 @@ from mindone_vq.pictures import to_uint8
 from mindone_vq.weights.files import write_atomically
 
 
-def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write(arrays: dict[str, np.ndarray]) -> None:
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
-    write_atomically(path, file.getvalue())
+    write_atomically(REFERENCE, file.getvalue())
 
 
-def main(path: Path) -> None:
+def main() -> None:
     ms.set_device("CPU")
     pipe = model.load("float32")
     codes = [np.full((len(PROMPTS), pipe.transformer.num_latent_pixels), pipe.scheduler.mask_class)]
@@ -38,13 +36,13 @@ def main(path: Path) -> None:
     pictures = pipe.decode_latents(Tensor(codes[-1], ms.int32), "np").astype(np.float16)
     encoded = VQDiffusionImg2ImgPipeline.from_pipe(pipe).encode_pictures(to_uint8(pictures))
     arrays = {"codes": np.stack(codes).astype(np.int16), "pictures": pictures, "encoded": encoded.astype(np.int16)}
-    write(path, arrays)  # the training steps read them
+    write(arrays)  # the training steps read them
     for name in ("text to image", "VQ-VAE"):
         loss, gradients = model.loss_and_gradients(name, "float32")
         arrays |= {f"{name} loss": np.asarray(loss), f"{name} gradients": gradients}
-    write(path, arrays)
-    print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+    write(arrays)
+    print(f"{REFERENCE}: {REFERENCE.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":
-    main(Path(*sys.argv[1:2]) if sys.argv[1:] else REFERENCE)
+    main()

@@ -7,7 +7,7 @@ as a person, a man and a woman, in yellow and in five tones. Some of these cells
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -122,7 +122,7 @@ def _with_cells(emoji: list[Emoji]) -> list[Emoji]:
         cell = None
         if len(members) == len(GENDERS) * len(TONES):
             cell = Cell(_role_name(members["person", "yellow"].name), gender, each.tone)
-        result.append(Emoji(each.file, each.code, each.name, each.tone, each.has_tones, each.tags, cell))
+        result.append(replace(each, cell=cell))
     return result
 
 

@@ -4,7 +4,7 @@ A picture is compared with each of them, and the nearest one says which role, ge
 judges.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from mindspore import Tensor
 from mindone_vq.demo.emoji import Cell
 from mindone_vq.demo.evaluation import Share
 from mindone_vq.models.vq_model import VQModel
-from mindone_vq.pictures import to_model_range
+from mindone_vq.pictures import to_model_range, to_uint8
 
 ATTRIBUTES = ("role", "gender", "tone")
 BATCH = 64
@@ -65,21 +65,19 @@ def feature_distances(vqvae: VQModel, pictures: np.ndarray, others: np.ndarray) 
 
 def features(vqvae: VQModel, pictures: np.ndarray) -> np.ndarray:
     """(n, H, W, 3) uint8 -> the encoder's output, (n, channels, h, w)."""
-    parts = []
-    for first in range(0, len(pictures), BATCH):
-        batch = to_model_range(pictures[first : first + BATCH].transpose(0, 3, 1, 2))
-        parts.append(vqvae.encode(Tensor(batch))[0].asnumpy().astype(np.float64))
-    return np.concatenate(parts)
+    return _in_batches(vqvae.encode, pictures).astype(np.float64)
 
 
 def reconstructions(vqvae: VQModel, pictures: np.ndarray) -> np.ndarray:
     """What the VQ-VAE makes of pictures: the blur of every generated one, and the ceiling. uint8, the same shape."""
-    parts = []
-    for first in range(0, len(pictures), BATCH):
-        batch = to_model_range(pictures[first : first + BATCH].transpose(0, 3, 1, 2))
-        decoded = vqvae(Tensor(batch))[0].asnumpy().transpose(0, 2, 3, 1)
-        parts.append(((decoded.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8))
-    return np.concatenate(parts)
+    decoded = _in_batches(vqvae, pictures).transpose(0, 2, 3, 1)
+    return to_uint8((decoded.clip(-1, 1) + 1) / 2)
+
+
+def _in_batches(function: Callable[[Tensor], tuple[Tensor, ...]], pictures: np.ndarray) -> np.ndarray:
+    """The first output of ``function`` for pictures (n, H, W, 3) uint8, which it takes as the VQ-VAE does."""
+    batches = np.split(pictures.transpose(0, 3, 1, 2), range(BATCH, len(pictures), BATCH))
+    return np.concatenate([function(Tensor(to_model_range(batch)))[0].asnumpy() for batch in batches])
 
 
 def euclidean(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -104,6 +104,11 @@ class Case:
         return float(max(errors))
 
 
+def has(device: str, dtype: str) -> bool:
+    """Whether the device computes in this type; no CPU multiplies bfloat16."""
+    return device != "CPU" or dtype != "bfloat16"
+
+
 class Applied(nn.Cell):
     """An operation as a network."""
 

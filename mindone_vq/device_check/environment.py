@@ -4,17 +4,16 @@ from collections.abc import Iterator
 
 import mindspore as ms
 
-from mindone_vq.findings import Checks, Finding
+from mindone_vq.findings import ERROR_ADVICE, Checks, Finding
 from mindone_vq.nn.configuration import configuration
 from mindone_vq.nn.device import fused_attention
 
 BACKEND = "MindSpore's choice, ms_backend from Atlas A2 on"
-ADVICE = "report this error with the whole report"
 HF32 = "CANN's default, allowed in convolutions"
 
 
 def checks(device: str) -> Checks:
-    return {"chip": (chip, ADVICE), "options": (options, ADVICE)}
+    return {"chip": (chip, ERROR_ADVICE), "options": (options, ERROR_ADVICE)}
 
 
 def chip() -> Iterator[Finding]:
@@ -30,8 +29,8 @@ def chip() -> Iterator[Finding]:
 
 def options() -> Iterator[Finding]:
     """Those of ``mindone_vq.configure``, as they act here."""
-    options = configuration()
-    yield Finding("jit level", options.jit_level)
-    yield Finding("backend", options.backend or BACKEND)
+    chosen = configuration()
+    yield Finding("jit level", chosen.jit_level)
+    yield Finding("backend", chosen.backend or BACKEND)
     yield Finding("fused attention", "on" if fused_attention() else "off")
-    yield Finding("HF32", HF32 if options.hf32 is None else "allowed" if options.hf32 else "not allowed")
+    yield Finding("HF32", HF32 if chosen.hf32 is None else "allowed" if chosen.hf32 else "not allowed")

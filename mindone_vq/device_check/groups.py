@@ -65,7 +65,7 @@ def run(device: str, groups: Sequence[Group] = GROUPS) -> Iterator[list[Finding]
                 continue
             print(f"Checking: {group.title} ...", file=sys.stderr, flush=True)
             findings = run_group(group, device, folder)
-            missing = NO_DEVICE if any(NO_DEVICE in each.advice for each in findings) else ""
+            missing = NO_DEVICE if any(each.advice == NO_DEVICE for each in findings) else ""
             yield [replace(each, name=f"{group.title}: {each.name}") for each in findings]
 
 

@@ -9,21 +9,20 @@ from pathlib import Path
 import mindspore as ms
 
 from mindone_vq.device_check import model
-from mindone_vq.findings import Checks, Finding
+from mindone_vq.findings import ERROR_ADVICE, Checks, Finding
 
 # "  %3(CNode_7) = PrimFunc_MatMul(...", in the text of a graph after all passes of the device
 NODE = re.compile(r"^  %\d+\([^)]*\) = (?:PrimFunc_)?([A-Za-z]\w*)\(", re.MULTILINE)
 NOTATION = {"MakeTuple", "TupleGetItem", "Depend", "UpdateState", "Load", "Return", "Partial", "Switch", "Call"}
-ADVICE = "report this error with the whole report"
 LAST_GRAPHS = "graph_build_*.ir"
 
 
 def checks(device: str) -> Checks:
     """A call and a training step, while MindSpore logs what it selects."""
     dtype = "float32" if device == "CPU" else "float16"
-    result = {f"denoising {dtype}": (partial(kernels_of_a_step, dtype), ADVICE)}
+    result = {f"denoising {dtype}": (partial(kernels_of_a_step, dtype), ERROR_ADVICE)}
     if device != "CPU":
-        result["training"] = (partial(model.training, "text to image", "float32"), ADVICE)
+        result["training"] = (partial(model.training, "text to image", "float32"), ERROR_ADVICE)
     return result
 
 

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindone_vq import VQDiffusionImg2ImgPipeline, VQDiffusionPipeline
 from mindone_vq.demo import MODEL
-from mindone_vq.device_check.comparison import ADVICE, TYPES, relative_error
+from mindone_vq.device_check.comparison import ADVICE, TYPES, has, relative_error
 from mindone_vq.findings import Checks, Finding
 from mindone_vq.nn.configuration import jit
 from mindone_vq.pictures import to_uint8
@@ -40,9 +40,8 @@ LOSS_SCALE = 1024.0  # so that small gradients survive float16
 
 def checks(device: str) -> Checks:
     """Of all types that the device has."""
-    types = [each for each in TYPES if device != "CPU" or each != "bfloat16"]  # which no CPU multiplies
     result: dict[str, Any] = {}
-    for dtype in types:
+    for dtype in (each for each in TYPES if has(device, each)):
         result[f"codes {dtype}"] = partial(codes, dtype)
         result[f"pictures {dtype}"] = partial(pictures, dtype)
     result["encoder float32"] = encoder

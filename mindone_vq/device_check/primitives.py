@@ -8,7 +8,7 @@ from typing import Optional
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindone_vq.device_check.comparison import ADVICE, FLOAT32, HF32, Applied, Case
+from mindone_vq.device_check.comparison import ADVICE, FLOAT32, HF32, Applied, Case, has
 from mindone_vq.device_check.gradients import gradients
 from mindone_vq.device_check.sizes import Sizes
 from mindone_vq.device_check.tables import convolutions, elementwise, layouts, norms, products, reductions
@@ -36,7 +36,7 @@ def _checks(device: str, cases: list[Case]) -> Checks:
     result = {}
     for case in cases:
         for dtype in case.types:
-            if case.only_on in ("", device) and (device != "CPU" or dtype != "bfloat16"):
+            if case.only_on in ("", device) and has(device, dtype):
                 result[f"{case.name} {dtype}"] = (partial(case.findings, dtype), ADVICE)
     return result
 

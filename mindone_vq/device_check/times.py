@@ -22,11 +22,10 @@ from mindone_vq import (
 from mindone_vq.demo import MODEL
 from mindone_vq.device_check.model import PROMPTS, load
 from mindone_vq.device_check.sizes import Sizes
-from mindone_vq.findings import Checks, Finding
+from mindone_vq.findings import ERROR_ADVICE, Checks, Finding
 from mindone_vq.weights.store import assign
 
 FEW, MANY, REPETITIONS = 10, 30, 3  # steps; calls of each
-ADVICE = "report this error with the whole report"
 
 
 def checks(device: str) -> Checks:
@@ -35,7 +34,7 @@ def checks(device: str) -> Checks:
     result = {"bundled model": partial(times, "bundled model", partial(load, dtype))}
     if device != "CPU":
         result["published size"] = partial(times, "published size", partial(published, Sizes(), 36))
-    return {name: (check, ADVICE) for name, check in result.items()}
+    return {name: (check, ERROR_ADVICE) for name, check in result.items()}
 
 
 def times(name: str, make) -> Iterator[Finding]:
