@@ -100,7 +100,7 @@ class Training:
         settings, first = self.settings, self.devices.first
         try:
             self._begin()
-            if settings.steps - self.step < PROFILED[1]:
+            if settings.profile and settings.steps - self.step < PROFILED[1]:
                 raise ValueError(
                     f"profile traces steps {PROFILED[0]} to {PROFILED[1]}, {settings.steps - self.step} are left: "
                     "choose more steps."
