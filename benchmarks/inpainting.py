@@ -17,7 +17,7 @@ import turns
 from PIL import Image
 
 from mindone_vq import VQDiffusionInpaintPipeline
-from mindone_vq.demo import MODEL
+from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.demo.shapes import SHAPES, SIDE, Scene, Shape, caption, draw, random_scene, read
 from mindone_vq.diffusion.samplers import SAMPLERS
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="[all]")
     parser.add_argument("--resample", type=int, nargs="+", default=[1], help="[%(default)s]")
     options = parser.parse_args()
-    pipe = VQDiffusionInpaintPipeline.from_pretrained(MODEL)
+    pipe = VQDiffusionInpaintPipeline.from_pretrained(SHAPES_MODEL)
     pipe.set_progress_bar_config(disable=True)
     pictures, masks, seconds, firsts = cases(options.count, options.seed)
     rows = []

@@ -23,7 +23,7 @@ from typing import Any
 import turns
 from turns import Parts, gigabytes, spread, table
 
-from mindone_vq.demo import MODEL
+from mindone_vq.demo import SHAPES_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = (
@@ -40,14 +40,14 @@ def prompts(batch: int) -> list[str]:
 
 def settings(steps: int) -> dict[str, Any]:
     """Of a call, the same on both sides: guidance and truncation as the model's index has them."""
-    index = json.loads((MODEL / "model_index.json").read_text(encoding="utf-8"))
+    index = json.loads((SHAPES_MODEL / "model_index.json").read_text(encoding="utf-8"))
     return {"num_inference_steps": steps, **index["_default_settings"]}
 
 
 def ours(batch: int, steps: int) -> Parts:
     from mindone_vq import VQDiffusionPipeline
 
-    pipe = VQDiffusionPipeline.from_pretrained(MODEL)
+    pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL)
     pipe.set_progress_bar_config(disable=True)
     return {"call": lambda: len(pipe(prompts(batch), generator=0, **settings(steps))[0])}
 
@@ -71,7 +71,7 @@ def torch_pipeline() -> Any:
         "scheduler": VQDiffusionScheduler,
         "learned_classifier_free_sampling_embeddings": LearnedClassifierFreeSamplingEmbeddings,
     }
-    pipe = VQDiffusionPipeline(**{name: kind.from_pretrained(MODEL / name) for name, kind in classes.items()})
+    pipe = VQDiffusionPipeline(**{name: kind.from_pretrained(SHAPES_MODEL / name) for name, kind in classes.items()})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -18,8 +18,9 @@ from mindspore import Tensor
 from turns import table
 
 from mindone_vq import VQDiffusionPipeline
-from mindone_vq.demo import MODEL
-from mindone_vq.demo.evaluation import Share, random_prompts, score
+from mindone_vq.demo import SHAPES_MODEL
+from mindone_vq.demo.shapes_evaluation import random_prompts, score
+from mindone_vq.demo.share import Share
 from mindone_vq.diffusion.options import SamplingOptions
 from mindone_vq.diffusion.sample_step import UNKNOWN
 from mindone_vq.diffusion.sampling import make_generators
@@ -44,7 +45,7 @@ class Side:
 
 
 def make_side(dtype: ms.Type, prompts: list[str], steps: int) -> Side:
-    pipe = VQDiffusionPipeline.from_pretrained(MODEL, mindspore_dtype=dtype)
+    pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL, mindspore_dtype=dtype)
     conditioning = pipe.denoiser.condition(*(each.asnumpy() for each in pipe.encode_prompt(prompts)))
     denoise = pipe.denoiser.step(conditioning, SamplingOptions(steps, **pipe.default_settings))
     masked = np.full((len(prompts), pipe.transformer.num_latent_pixels), pipe.scheduler.mask_class, np.int32)

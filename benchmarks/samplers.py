@@ -22,9 +22,9 @@ import numpy as np
 import pipeline
 import turns
 
-from mindone_vq.demo import MODEL
-from mindone_vq.demo.evaluation import random_prompts, score
+from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.demo.shapes import Scene
+from mindone_vq.demo.shapes_evaluation import random_prompts, score
 from mindone_vq.diffusion.samplers import Confidence
 from mindone_vq.weights.files import write_json
 
@@ -66,7 +66,7 @@ class Ours:
     def __init__(self) -> None:
         from mindone_vq import VQDiffusionPipeline
 
-        self.pipe = VQDiffusionPipeline.from_pretrained(MODEL)
+        self.pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL)
         self.pipe.set_progress_bar_config(disable=True)
 
     def __call__(self, name: str, steps: int, prompts: list[str], batch: int) -> list:

@@ -7,11 +7,12 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import mindspore as ms
 from PIL import Image
 
+from mindone_vq.demo import MODELS
 from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.pictures import enlarge, grid
@@ -38,7 +39,8 @@ def parser(description: str, output: str) -> argparse.ArgumentParser:
 def text_parser(description: str, output: str, sampler: bool = True) -> argparse.ArgumentParser:
     """The options of every example with prompts; ``sampler``: whether --sampler is one of them."""
     result = parser(description, output)
-    result.add_argument("--model", metavar="DIR_OR_HUB_ID", help="a pipeline folder or a hub id [the bundled model]")
+    names = " or ".join(MODELS)
+    result.add_argument("--model", default="shapes", help=f"{names}, a pipeline folder or a hub id [%(default)s]")
     result.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [the model's setting]")
     result.add_argument("--truncation-rate", type=float, help="share of probability kept [the model's setting]")
     if sampler:
@@ -81,6 +83,11 @@ def profiled(options: argparse.Namespace, pipe: DiffusionPipeline, **arguments: 
     with traced(options.profile) as step_ended:
         yield
         step_ended()
+
+
+def source(options: argparse.Namespace) -> Union[str, Path]:
+    """What ``from_pretrained`` loads for --model; a folder called as a bundled model is ./shapes."""
+    return MODELS.get(options.model, options.model)
 
 
 def call_settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import argparse
 import common
 
 from mindone_vq import VQDiffusionPipeline
-from mindone_vq.demo import MODEL
 from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.pictures import enlarge, grid
 
@@ -26,7 +25,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     dtype = common.set_up(options)
-    pipe = VQDiffusionPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
+    pipe = VQDiffusionPipeline.from_pretrained(common.source(options), mindspore_dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     settings = common.call_settings(options)
     rows = []

@@ -15,11 +15,9 @@ import argparse
 from pathlib import Path
 
 import common
-from PIL import Image
 from tqdm import tqdm
 
 from mindone_vq.demo.emoji import held_out, read
-from mindone_vq.pictures import to_rgb
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -36,16 +34,11 @@ def main(arguments: list[str]) -> None:
     emoji, excluded = read(options.google, options.emojibase), held_out()
     chosen = [each for each in emoji if (str(each.cell) in excluded) == options.held_out]
     pictures = (
-        (f"{each.code.lower()}.png", on_white(each.file), each.captions[: 1 if options.held_out else None])
+        (f"{each.code.lower()}.png", each.picture(), each.captions[: 1 if options.held_out else None])
         for each in tqdm(chosen)
     )
     captions = common.write_image_folder(options.folder, pictures)
     print(f"Wrote {len(chosen)} pictures with {captions} captions to {options.folder}.")
-
-
-def on_white(file: Path) -> Image.Image:
-    with Image.open(file) as picture:
-        return to_rgb(picture)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import common
 
 from mindone_vq import VQDiffusionPipeline
 from mindone_vq.batch import PictureFolder, default_batch_size, generate_missing, plan
-from mindone_vq.demo import MODEL
 from mindone_vq.text.prompts import read_prompts
 from mindone_vq.training.devices import side_by_side
 from mindone_vq.weights.fingerprint import fingerprint
@@ -49,13 +48,13 @@ def main(arguments: list[str]) -> None:
     check(options)
     pictures = plan(read_prompts(options.prompts), options.seed, options.images_per_prompt)
     dtype = common.set_up(options, devices.number)
-    print(f"Loading {options.model or 'the bundled model'} ...")
-    model = resolve(options.model or MODEL, VQDiffusionPipeline.component_classes)
+    print(f"Loading {options.model} ...")
+    model = resolve(common.source(options), VQDiffusionPipeline.component_classes)
     pipe = VQDiffusionPipeline.from_pretrained(model, mindspore_dtype=dtype)
     settings = {**pipe.default_settings, **common.call_settings(options)}
     weights = fingerprint(model, VQDiffusionPipeline.component_classes)
     made_with = {"weights": weights, "dtype": options.dtype, **settings}
-    folder = PictureFolder(options.output, pictures, made_with, {"model": options.model or f"bundled: {MODEL.name}"})
+    folder = PictureFolder(options.output, pictures, made_with, {"model": options.model})
     size = options.batch_size or default_batch_size(pipe.transformer.config)
     if options.profile:
         trace_one_batch(options, pipe, [picture.prompt for picture in pictures][:size], settings)

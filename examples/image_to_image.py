@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from mindone_vq import VQDiffusionImg2ImgPipeline
-from mindone_vq.demo import MODEL
 from mindone_vq.demo.shapes import Scene, Shape, draw
 from mindone_vq.pictures import enlarge, grid
 
@@ -31,7 +30,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     dtype = common.set_up(options)
-    pipe = VQDiffusionImg2ImgPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
+    pipe = VQDiffusionImg2ImgPipeline.from_pretrained(common.source(options), mindspore_dtype=dtype)
     if options.image:
         image = Image.open(options.image)
     else:

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from mindone_vq import VQDiffusionInpaintPipeline
-from mindone_vq.demo import MODEL
 from mindone_vq.demo.shapes import Scene, Shape, draw
 from mindone_vq.pictures import enlarge, grid
 from mindone_vq.pipelines.canvas import place
@@ -52,7 +51,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     dtype = common.set_up(options)
-    pipe = VQDiffusionInpaintPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
+    pipe = VQDiffusionInpaintPipeline.from_pretrained(common.source(options), mindspore_dtype=dtype)
     image, mask = image_and_mask(options, *pipe.size)
     arguments = dict(
         image=image,

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from mindone_vq import VQDiffusionPipeline
-from mindone_vq.demo import MODEL
 from mindone_vq.pictures import cover_masked, enlarge, grid
 from mindone_vq.weights.files import check_writable
 
@@ -39,8 +38,8 @@ def main(arguments: list[str]) -> None:
     if options.filmstrip:
         check_writable(options.filmstrip)
 
-    print(f"Loading {options.model or 'the bundled model'} ...")
-    pipe = VQDiffusionPipeline.from_pretrained(options.model or MODEL, mindspore_dtype=dtype)
+    print(f"Loading {options.model} ...")
+    pipe = VQDiffusionPipeline.from_pretrained(common.source(options), mindspore_dtype=dtype)
     frames = Frames(pipe, options.steps) if options.filmstrip else None
     arguments = dict(
         prompt=options.prompts,

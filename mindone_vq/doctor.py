@@ -183,11 +183,11 @@ def check_release(version: str, target: str) -> Finding:
 def pipeline(folder: str = "", name: str = "bundled model") -> Iterator[Finding]:
     """Loads a pipeline folder; the bundled one if no other is given."""
     from mindone_vq import DiffusionPipeline
-    from mindone_vq.demo import MODEL
+    from mindone_vq.demo import SHAPES_MODEL
 
     if folder and not Path(folder).is_dir():  # a hub id would be downloaded
         raise NotADirectoryError(f"{folder} is not a folder; give the one that contains model_index.json")
-    pipe = DiffusionPipeline.from_pretrained(folder or MODEL)
+    pipe = DiffusionPipeline.from_pretrained(folder or SHAPES_MODEL)
     sizes = [each.num_parameters() for each in pipe.components.values() if hasattr(each, "num_parameters")]
     yield Finding(name, f"{type(pipe).__name__} with {sum(sizes) / 1e6:.1f} million parameters")
 

@@ -11,7 +11,7 @@ import pytest
 
 import mindone_vq
 from mindone_vq import doctor
-from mindone_vq.demo import MODEL
+from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.findings import Finding, run_check
 
 ROOT = Path(mindone_vq.__file__).parents[1]
@@ -32,7 +32,7 @@ def modules(tmp_path, monkeypatch):
 def test_everything_works_here(modules, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(modules / "somebody"))
     monkeypatch.setenv("HF_HOME", str(modules / "somebody/hub"))
-    assert doctor.main(["--json", "--model", str(MODEL)]) == 0
+    assert doctor.main(["--json", "--model", str(SHAPES_MODEL)]) == 0
     output = capsys.readouterr().out
     report = json.loads(output)
     findings = {entry["name"]: entry for entry in report["findings"]}
@@ -179,7 +179,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("value", DAMAGE)
 def test_a_damaged_model_folder(value, tmp_path):
-    shutil.copytree(MODEL, tmp_path / "model")
+    shutil.copytree(SHAPES_MODEL, tmp_path / "model")
     DAMAGE[value](tmp_path / "model")
     (finding,) = found(doctor.pipeline, str(tmp_path / "model"), "model").values()
     assert value in finding.value and finding.advice == "do it again"

@@ -26,8 +26,12 @@ from mindone_vq import (
     VQDiffusionPipeline,
     VQDiffusionScheduler,
 )
-from mindone_vq.demo.evaluation import score, understand
+from mindone_vq.demo import emoji_evaluation
+from mindone_vq.demo import prompts as demo_prompts
+from mindone_vq.demo.emoji import Emoji
 from mindone_vq.demo.shapes import is_held_out, read
+from mindone_vq.demo.shapes_evaluation import score, understand
+from tests.demo.emoji_packages import write_packages
 from tests.tiny_pipeline import random_pipeline
 
 EXAMPLES = Path(mindone_vq.__file__).parents[1] / "examples"
@@ -201,9 +205,37 @@ def test_prompts_are_generated_read_and_scored(run, capsys):
         assert (folder / entry["file"]).read_bytes() == Path("again", other["file"]).read_bytes()
 
 
+def test_emoji_are_compared_with_true_pictures(run, tmp_path, monkeypatch):
+    google, emojibase = write_packages(tmp_path)
+    original = Emoji.picture
+    monkeypatch.setattr(Emoji, "picture", lambda self: original(self).resize((12, 12)))
+    for module in (emoji_evaluation, demo_prompts):
+        monkeypatch.setattr(module, "held_out", lambda: frozenset({"running | man | dark"}))
+    options = ("--batch-size", 1, "--steps", 2, *HALTON)
+    run("evaluate", "--model", "emoji", "--emoji", google, emojibase, "--all", *options)
+    report = json.loads(Path("outputs/evaluate/report.json").read_text())
+    assert report["settings"]["emoji"] == [str(google), str(emojibase)] and report["settings"]["count"] == 2
+    assert report["pictures"][0]["prompt"] == "man running, dark skin tone"
+    assert set(report["pictures"][1]) == {"prompt", "seed", "file", "right", "shown"}
+    assert report["scores"]["held out"]["retrieval"]["features"]["samples"]["exact"]["count"] == 1
+    assert report["scores"]["trained"]["memorisation"]["nearer_to_truth"] is None
+    assert Image.open("outputs/evaluate/grid.png").width > 4 * 192  # each picture beside the true one
+
+
+def test_a_bundled_model_is_chosen_by_name(run, loaded):
+    for name, folder in (("shapes", "shapes64"), ("emoji", "emoji64"), ("./emoji", "emoji")):
+        run("text_to_image", "a ring", "--model", name, "--steps", 2, *HALTON)
+        assert Path(loaded[-1][0]).name == folder
+    run("text_to_image", "a ring", "--steps", 2, *HALTON)
+    assert Path(loaded[-1][0]).name == "shapes64"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["--model", "emoji"], "give their folders with --emoji; examples/emoji_data.py says how to get them"),
+        (["--emoji", "google", "emojibase", "--kind", "one"], "leave out --emoji"),
+        (["--emoji", "google", "emojibase"], "google/emoji.json"),
         (["--count", 0], "--count is 0; it must be at least 1."),
         (["--pairs", 2], "--pairs is 2.0; it must be from 0 to 1."),
         (["--prompts", "none.txt"], "none.txt is not a file"),

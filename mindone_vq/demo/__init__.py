@@ -1,5 +1,10 @@
-"""The bundled model: 64 x 64 pictures of one or two coloured shapes on a plain background."""
+"""The bundled models, and what they are trained and tested on.
+
+``shapes`` draws one or two coloured shapes on a plain background, ``emoji`` draws Noto Emoji; both 64 x 64 pixels.
+"""
 
 from pathlib import Path
 
-MODEL = Path(__file__).with_name("shapes64")
+SHAPES_MODEL, EMOJI_MODEL = (Path(__file__).with_name(name) for name in ("shapes64", "emoji64"))
+MODELS = {"shapes": SHAPES_MODEL, "emoji": EMOJI_MODEL}
+"""Pipeline folders for ``from_pretrained`` by the names that the examples' ``--model`` takes."""

@@ -11,6 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
+from PIL import Image
+
+from mindone_vq.pictures import to_rgb
+
 GENDERS = ("person", "man", "woman")
 TONES = ("yellow", "light", "medium-light", "medium", "medium-dark", "dark")
 SIDE = 64
@@ -56,6 +60,11 @@ class Emoji:
     tags: tuple[str, ...]
     cell: Optional[Cell] = None
 
+    def picture(self) -> Image.Image:
+        """In RGB, on white."""
+        with Image.open(self.file) as picture:
+            return to_rgb(picture)
+
     @property
     def captions(self) -> list[str]:
         """Several ways to say what it shows, the plainest first."""
@@ -71,6 +80,12 @@ class Emoji:
         name = f"{self.name}, {self.tone} skin tone" if self.has_tones and self.tone != "yellow" else self.name
         tags = [tag for tag in self.tags if tag.lower() not in name.lower()][:MOST_TAGS]
         return [name, f"{name}, {', '.join(tags)}"] if tags else [name]
+
+
+def held_out() -> frozenset[str]:
+    """The cells that no model of this package was trained on, as ``str`` writes them."""
+    lines = HELD_OUT.read_text(encoding="utf-8").splitlines()
+    return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 def read(pictures: Path, names: Path) -> list[Emoji]:
@@ -142,9 +157,3 @@ def _place(code: str) -> tuple[str, str]:
 def _role_name(label: str) -> str:
     """ "person: blond hair" -> "blond hair", "person running" -> "running", "firefighter" as it is."""
     return label.removeprefix("person: ").removeprefix("person ")
-
-
-def held_out() -> frozenset[str]:
-    """The cells that no model of this package was trained on, as ``str`` writes them."""
-    lines = HELD_OUT.read_text(encoding="utf-8").splitlines()
-    return frozenset(line for line in lines if line and not line.startswith("#"))

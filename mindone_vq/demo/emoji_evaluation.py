@@ -1,22 +1,27 @@
 """How much a generated emoji resembles the true picture of its cell, among the true pictures of all cells.
 
 A picture is compared with each of them, and the nearest one says which role, gender and tone it shows. No other model
-judges.
+judges. Two distances are used, both the root of a mean squared difference: ``pixels``, in levels, to what the VQ-VAE
+makes of the true pictures, because every generated picture has its blur too; and ``features``, the encoder's output
+before the codebook, of true pictures as they are.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Optional
 
 import numpy as np
 from mindspore import Tensor
+from PIL import Image
 
-from mindone_vq.demo.emoji import Cell
-from mindone_vq.demo.evaluation import Share
+from mindone_vq.demo.emoji import Cell, Emoji, held_out
+from mindone_vq.demo.share import Share
 from mindone_vq.models.vq_model import VQModel
 from mindone_vq.pictures import to_model_range, to_uint8
 
-ATTRIBUTES = ("role", "gender", "tone")
+PROPERTIES = ("exact", "role", "gender", "tone")
+PIXELS, FEATURES = "pixels", "features"
+SAMPLES, RECONSTRUCTIONS, COPIES = "samples", "reconstructions of the true pictures", "nearest training captions"
 BATCH = 64
 
 
@@ -30,10 +35,163 @@ class Retrieval:
     tone: Share
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name).to_dict() for name in ("exact", *ATTRIBUTES)}
+        return {name: getattr(self, name).to_dict() for name in PROPERTIES}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {getattr(self, name).value:.1%}" for name in ("exact", *ATTRIBUTES))
+        return ", ".join(f"{name} {getattr(self, name).value:.1%}" for name in PROPERTIES)
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """Distances in levels of a pixel; medians over pictures.
+
+    Attributes:
+        to_truth: from a sample to the true picture of its cell, as the VQ-VAE shows it.
+        to_training: from a sample to the nearest picture of the training data, as the VQ-VAE shows it.
+        truth_to_training: from the true picture to the nearest picture of the training data, both as the VQ-VAE shows
+            them: what a perfect sample would have.
+        nearer_to_truth: samples that are nearer to their true picture than to any picture of the training data; None
+            where the true picture is one of them.
+    """
+
+    to_truth: float
+    to_training: float
+    truth_to_training: float
+    nearer_to_truth: Optional[Share]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "nearer_to_truth": self.nearer_to_truth and self.nearer_to_truth.to_dict()}
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Scores of pictures of cells held out of training, or of cells that were not.
+
+    Attributes:
+        retrieval: by distance, then for the samples, for what the VQ-VAE makes of the true pictures, and for copies of
+            the training pictures whose captions share most words with the prompts.
+    """
+
+    retrieval: dict[str, dict[str, Retrieval]]
+    memorisation: Memorisation
+
+    def to_dict(self) -> dict[str, Any]:
+        retrieval = {
+            distance: {whose: each.to_dict() for whose, each in rows.items()}
+            for distance, rows in self.retrieval.items()
+        }
+        return {"retrieval": retrieval, "memorisation": self.memorisation.to_dict()}
+
+
+@dataclass(frozen=True)
+class EmojiScores:
+    """Scores of all pictures; ``str`` gives a summary, ``to_dict`` the numbers for JSON.
+
+    Attributes:
+        found: the cell that each picture shows, by features.
+        right: whether it is the cell of the prompt.
+        groups: "held out" and "trained", where there are such prompts.
+        chance: what guessing would give, by property.
+    """
+
+    found: tuple[Cell, ...]
+    right: tuple[bool, ...]
+    groups: dict[str, GroupScores]
+    chance: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"chance": self.chance, **{name: group.to_dict() for name, group in self.groups.items()}}
+
+    def __str__(self) -> str:
+        lines = []
+        for name, group in self.groups.items():
+            for distance, rows in group.retrieval.items():
+                lines += [f"{name}, by {distance}: {whose}: {each}" for whose, each in rows.items()]
+            near = group.memorisation
+            lines.append(
+                f"{name}, levels of a pixel: {near.to_truth:.1f} to the true picture, {near.to_training:.1f} to the "
+                f"nearest training picture (true picture: {near.truth_to_training:.1f})"
+            )
+            if near.nearer_to_truth:
+                lines.append(f"{name}: nearer to the true picture in {near.nearer_to_truth.value:.1%}")
+        lines.append("chance: " + ", ".join(f"{name} {value:.1%}" for name, value in self.chance.items()))
+        return "\n".join(lines)
+
+
+class TruePictures:
+    """The true pictures of all emoji, beside which a VQ-VAE's samples are judged.
+
+    Args:
+        emoji: all of them, as ``read`` gives them.
+        vqvae: of the model that made the samples.
+    """
+
+    def __init__(self, emoji: Sequence[Emoji], vqvae: VQModel) -> None:
+        self.vqvae, excluded = vqvae, held_out()
+        self.trained = [str(each.cell) not in excluded for each in emoji]
+        pixels = np.stack([np.asarray(each.picture()) for each in emoji])
+        self.emoji, self.shown = list(emoji), reconstructions(vqvae, pixels)
+        self._in_cells = [i for i, each in enumerate(emoji) if each.cell]
+        self._cells = [emoji[i].cell for i in self._in_cells]
+        self._pixels, self._features = _rows(self.shown), _rows(features(vqvae, pixels))
+
+    def score(self, pictures: Sequence[Image.Image], wanted: Sequence[Emoji]) -> EmojiScores:
+        """Compares pictures with the true ones.
+
+        Args:
+            pictures: one for each of ``wanted``.
+            wanted: emoji with a cell, whose first captions were the prompts.
+
+        Raises:
+            ValueError: a picture has another size than the true ones.
+        """
+        samples = np.stack([np.asarray(each.convert("RGB")) for each in pictures])
+        if samples.shape[1:] != self.shown.shape[1:]:
+            raise ValueError(
+                f"the pictures are {samples.shape[2]} x {samples.shape[1]} pixels, the true ones "
+                f"{self.shown.shape[2]} x {self.shown.shape[1]}: evaluate a model that draws pictures of that size."
+            )
+        places = {id(each): i for i, each in enumerate(self.emoji)}
+        at = np.array([places[id(each)] for each in wanted])
+        groups = {}
+        for name, trained in (("held out", False), ("trained", True)):
+            chosen = np.flatnonzero(np.array(self.trained)[at] == trained)
+            if len(chosen):
+                groups[name] = self._group(samples[chosen], at[chosen], trained)
+        nearest = euclidean(_rows(features(self.vqvae, samples)), self._features[self._in_cells]).argmin(1)
+        found = tuple(self._cells[i] for i in nearest)
+        return EmojiScores(found, tuple(a == b.cell for a, b in zip(found, wanted)), groups, self._chance())
+
+    def _group(self, samples: np.ndarray, at: np.ndarray, trained: bool) -> GroupScores:
+        copies = self.shown[[self._copied(i) for i in at]]
+        retrieval: dict[str, dict[str, Retrieval]] = {PIXELS: {}, FEATURES: {}}
+        for whose, pictures in ((SAMPLES, samples), (RECONSTRUCTIONS, self.shown[at]), (COPIES, copies)):
+            distances = {
+                PIXELS: euclidean(_rows(pictures), self._pixels[self._in_cells]),
+                FEATURES: euclidean(_rows(features(self.vqvae, pictures)), self._features[self._in_cells]),
+            }
+            for name, values in distances.items():
+                retrieval[name][whose] = retrieve(values, self._cells, [self.emoji[i].cell for i in at])
+        return GroupScores(retrieval, self._memorisation(_rows(samples), at, trained))
+
+    def _memorisation(self, samples: np.ndarray, at: np.ndarray, trained: bool) -> Memorisation:
+        training = np.flatnonzero(self.trained)
+        to_truth = np.sqrt(((samples - self._pixels[at]) ** 2).mean(1))
+        to_training = euclidean(samples, self._pixels[training]).min(1)
+        others = euclidean(self._pixels[at], self._pixels[training])
+        others[at[:, None] == training] = np.inf
+        nearer = None if trained else Share(int((to_truth < to_training).sum()), len(at))
+        return Memorisation(*(float(np.median(each)) for each in (to_truth, to_training, others.min(1))), nearer)
+
+    def _copied(self, index: int) -> int:
+        """The other picture of the training data with a caption that is nearest to this one's by words."""
+        others = [i for i, trained in enumerate(self.trained) if trained and i != index]
+        captions = [self.emoji[i].captions[0] for i in others]
+        return others[nearest_by_words(self.emoji[index].captions[0], captions)]
+
+    def _chance(self) -> dict[str, float]:
+        counts = [len({getattr(cell, name) for cell in self._cells}) for name in PROPERTIES[1:]]
+        return dict(zip(PROPERTIES, (1 / count for count in (len(self._cells), *counts))))
 
 
 def retrieve(distances: np.ndarray, cells: Sequence[Cell], wanted: Sequence[Cell]) -> Retrieval:
@@ -44,28 +202,17 @@ def retrieve(distances: np.ndarray, cells: Sequence[Cell], wanted: Sequence[Cell
         cells: of the columns.
         wanted: the cell of each picture.
     """
-    nearest = [cells[i] for i in distances.argmin(1)]
-    pairs = list(zip(nearest, wanted))
+    pairs = [(cells[i], cell) for i, cell in zip(distances.argmin(1), wanted)]
     shares = [
         Share(sum(getattr(found, name) == getattr(cell, name) for found, cell in pairs), len(pairs))
-        for name in ATTRIBUTES
+        for name in PROPERTIES[1:]
     ]
     return Retrieval(Share(sum(found == cell for found, cell in pairs), len(pairs)), *shares)
 
 
-def pixel_distances(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Root of the mean squared difference, in levels: (n, H, W, 3) and (m, H, W, 3) uint8 -> (n, m)."""
-    return euclidean(pictures.astype(np.float64), others.astype(np.float64))
-
-
-def feature_distances(vqvae: VQModel, pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The same of what the encoder makes of them, before the codebook; others are often all true pictures."""
-    return euclidean(features(vqvae, pictures), features(vqvae, others))
-
-
 def features(vqvae: VQModel, pictures: np.ndarray) -> np.ndarray:
     """(n, H, W, 3) uint8 -> the encoder's output, (n, channels, h, w)."""
-    return _in_batches(vqvae.encode, pictures).astype(np.float64)
+    return _in_batches(vqvae.encode, pictures)
 
 
 def reconstructions(vqvae: VQModel, pictures: np.ndarray) -> np.ndarray:
@@ -80,9 +227,12 @@ def _in_batches(function: Callable[[Tensor], tuple[Tensor, ...]], pictures: np.n
     return np.concatenate([function(Tensor(to_model_range(batch)))[0].asnumpy() for batch in batches])
 
 
+def _rows(arrays: np.ndarray) -> np.ndarray:
+    return arrays.reshape(len(arrays), -1).astype(np.float32)
+
+
 def euclidean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Root of the mean squared difference of rows: (n, ...) and (m, ...) -> (n, m)."""
-    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    """Root of the mean squared difference of rows: (n, d) and (m, d) -> (n, m)."""
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
     return np.sqrt(squares.clip(0) / a.shape[1])
 

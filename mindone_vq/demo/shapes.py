@@ -76,8 +76,8 @@ SHAPES = tuple(Shape(*parts) for parts in itertools.product(RADII, COLOURS, KIND
 def is_held_out(scene: Scene) -> bool:
     """Whether the combination is held out of training: about one in eight, chosen by a hash of its words.
 
-    Pairs are chosen by their colours and kinds alone: training has them in no size, order or background. held_out.txt
-    lists all combinations.
+    Pairs are chosen by their colours and kinds alone: training has them in no size, order or background.
+    shapes_held_out.txt lists all combinations.
     """
     if scene.second is None:
         words = f"{scene.first} {scene.background}"

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindone_vq import VQDiffusionImg2ImgPipeline, VQDiffusionPipeline
-from mindone_vq.demo import MODEL
+from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.device_check.comparison import ADVICE, TYPES, has, relative_error
 from mindone_vq.findings import Checks, Finding
 from mindone_vq.nn.configuration import jit
@@ -52,7 +52,7 @@ def checks(device: str) -> Checks:
 
 
 def load(dtype: str) -> VQDiffusionPipeline:
-    pipe = VQDiffusionPipeline.from_pretrained(MODEL, mindspore_dtype=TYPES[dtype])
+    pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL, mindspore_dtype=TYPES[dtype])
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -19,7 +19,7 @@ from mindone_vq import (
     VQDiffusionScheduler,
     VQModel,
 )
-from mindone_vq.demo import MODEL
+from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.device_check.model import PROMPTS, load
 from mindone_vq.device_check.sizes import Sizes
 from mindone_vq.findings import ERROR_ADVICE, Checks, Finding
@@ -68,7 +68,7 @@ def peak_memory() -> int:
 
 def published(s: Sizes, layers: int) -> VQDiffusionPipeline:
     """A pipeline of the published sizes in float16, all weights zero; its VQ-VAE is small."""
-    tokenizer, width = CLIPTokenizer.from_pretrained(MODEL / "tokenizer"), 512
+    tokenizer, width = CLIPTokenizer.from_pretrained(SHAPES_MODEL / "tokenizer"), 512
     with no_init_parameters():
         text_encoder = CLIPTextModel(
             vocab_size=tokenizer.vocab_size,

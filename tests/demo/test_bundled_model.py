@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from mindone_vq import VQDiffusionInpaintPipeline, VQDiffusionPipeline
-from mindone_vq.demo import MODEL
-from mindone_vq.demo.evaluation import score
+from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.demo.shapes import Scene, Shape, caption, draw, random_scene
+from mindone_vq.demo.shapes_evaluation import score
 
 BATCH = 8
 FEW_STEPS = dict(num_inference_steps=10, sampler="confidence", spacing="square")
@@ -16,13 +16,13 @@ SAMPLING = [FEW_STEPS, pytest.param(dict(num_inference_steps=50), marks=pytest.m
 
 @pytest.fixture(scope="module")
 def pipe():
-    pipe = VQDiffusionPipeline.from_pretrained(MODEL)
+    pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def test_it_is_small():
-    assert sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file()) <= 12e6
+    assert sum(path.stat().st_size for path in SHAPES_MODEL.rglob("*") if path.is_file()) <= 12e6
 
 
 def test_its_vqvae_reconstructs(pipe, rng):

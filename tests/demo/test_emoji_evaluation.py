@@ -1,22 +1,47 @@
 """Pictures are compared with the true pictures of all cells."""
 
+import json
+
 import numpy as np
 import pytest
+from mindspore import Tensor
+from PIL import Image
 
-from mindone_vq.demo.emoji import Cell
+from mindone_vq.demo import emoji_evaluation, prompts
+from mindone_vq.demo.emoji import Cell, read
 from mindone_vq.demo.emoji_evaluation import (
+    BATCH,
+    COPIES,
+    RECONSTRUCTIONS,
+    SAMPLES,
     euclidean,
-    feature_distances,
+    features,
     nearest_by_words,
-    pixel_distances,
     reconstructions,
     retrieve,
 )
+from mindone_vq.demo.prompts import EmojiPrompts
+from tests.demo.emoji_packages import write_packages
 from tests.tiny_pipeline import random_pipeline
 
 CELLS = [
     Cell(role, gender, tone) for role in ("cook", "elf") for gender in ("man", "woman") for tone in ("dark", "light")
 ]
+
+
+@pytest.fixture(scope="module")
+def vqvae():
+    return random_pipeline(np.random.default_rng(0)).vqvae
+
+
+@pytest.fixture
+def emoji(tmp_path, monkeypatch):
+    """All emoji of small packages, two of whose cells are held out."""
+    for module in (emoji_evaluation, prompts):
+        monkeypatch.setattr(
+            module, "held_out", lambda: frozenset({"running | man | dark", "firefighter | woman | light"})
+        )
+    return read(*write_packages(tmp_path))
 
 
 def test_the_nearest_true_picture_says_what_is_shown():
@@ -32,20 +57,19 @@ def test_the_nearest_true_picture_says_what_is_shown():
 
 
 def test_distances_are_roots_of_mean_squares(rng):
-    a, b = (rng.integers(0, 256, (count, 5, 5, 3)).astype(np.uint8) for count in (3, 4))
-    expected = [[np.sqrt(((x.astype(float) - y) ** 2).mean()) for y in b] for x in a]
-    np.testing.assert_allclose(pixel_distances(a, b), expected)
-    assert euclidean(a.astype(float), a.astype(float)).diagonal() == pytest.approx(0)
+    a, b = (rng.integers(0, 256, (count, 75)).astype(np.float32) for count in (3, 4))
+    expected = [[np.sqrt(((x - y) ** 2).mean()) for y in b] for x in a]
+    np.testing.assert_allclose(euclidean(a, b), expected, rtol=1e-5)
 
 
-def test_features_and_reconstructions_are_those_of_the_vqvae(rng):
-    vqvae = random_pipeline(rng).vqvae
-    pictures = rng.integers(0, 256, (3, 12, 12, 3)).astype(np.uint8)
-    distances = feature_distances(vqvae, pictures, pictures)
-    assert distances.shape == (3, 3) and (distances.argmin(1) == np.arange(3)).all()
-    assert distances.max() > 0.01
+def test_features_and_reconstructions_are_those_of_the_vqvae(vqvae, rng):
+    pictures = rng.integers(0, 256, (BATCH + 3, 12, 12, 3)).astype(np.uint8)
+    pixels = Tensor(pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
+    np.testing.assert_allclose(features(vqvae, pictures), vqvae.encode(pixels).latents.asnumpy(), atol=1e-4)
+    expected = (vqvae(pixels).sample.asnumpy().transpose(0, 2, 3, 1).clip(-1, 1) + 1) * 127.5
     again = reconstructions(vqvae, pictures)
-    assert again.shape == pictures.shape and again.dtype == np.uint8 and not np.array_equal(again, pictures)
+    assert again.shape == pictures.shape and again.dtype == np.uint8
+    assert np.abs(again - expected).max() <= 0.5 + 1e-2
 
 
 def test_copying_takes_the_caption_with_most_words_in_common():
@@ -53,3 +77,48 @@ def test_copying_takes_the_caption_with_most_words_in_common():
     assert nearest_by_words("man elf, dark skin tone", captions) in (0, 1)
     assert nearest_by_words("woman elf, light skin tone", captions) == 1
     assert nearest_by_words("apple", captions) == 2
+
+
+def test_true_pictures_are_perfect_samples(vqvae, emoji):
+    asked = EmojiPrompts(emoji, None, True, seed=0)
+    assert asked.prompts[:2] == ["woman firefighter, light skin tone", "man running, dark skin tone"]
+    assert len(asked.prompts) == 4 and len(set(asked.prompts)) == 4
+    pictures = [
+        Image.fromarray(each) for each in reconstructions(vqvae, np.stack([asked.truth(i)[0] for i in range(4)]))
+    ]
+    scores, verdicts = asked.judge(pictures, vqvae)
+    held, trained = scores.groups["held out"], scores.groups["trained"]
+    for group in (held, trained):
+        rows = group.retrieval["pixels"]
+        assert rows[SAMPLES] == rows[RECONSTRUCTIONS] and rows[SAMPLES].exact.value == 1
+        assert group.memorisation.to_truth == 0
+    assert held.memorisation.nearer_to_truth.value == 1 and trained.memorisation.nearer_to_truth is None
+    assert held.memorisation.to_training == pytest.approx(held.memorisation.truth_to_training) != 0
+    assert trained.memorisation.to_training == pytest.approx(0, abs=0.1) != trained.memorisation.truth_to_training
+    copies = held.retrieval["pixels"][COPIES]
+    assert copies.exact.value == 0 < copies.tone.value
+    assert scores.chance == {"exact": 1 / 54, "role": 1 / 3, "gender": 1 / 3, "tone": 1 / 6}
+    assert verdicts[1] == {"right": scores.right[1], "shown": str(scores.found[1])}
+    assert set(json.loads(json.dumps(scores.to_dict()))) == {"chance", "held out", "trained"}
+    assert "held out, by pixels: samples: exact 100.0%, role 100.0%, gender 100.0%, tone 100.0%" in str(scores)
+
+
+def test_a_copy_of_another_cell_is_found_out(vqvae, emoji):
+    asked = EmojiPrompts(emoji, None, False, seed=0)
+    wanted = {(each.cell.role, each.cell.gender, each.cell.tone): each for each in emoji if each.cell}
+    copied = [wanted["firefighter", "woman", "dark"], wanted["running", "man", "light"]]
+    made = reconstructions(vqvae, np.stack([each.picture() for each in copied]))
+    scores, _ = asked.judge([Image.fromarray(each) for each in made], vqvae)
+    held = scores.groups["held out"]
+    shares = held.retrieval["pixels"][SAMPLES]
+    assert [getattr(shares, name).value for name in ("exact", "role", "gender", "tone")] == [0, 1, 1, 0]
+    assert held.memorisation.nearer_to_truth.value == 0 and held.memorisation.to_training == pytest.approx(0, abs=0.1)
+    assert "trained" not in scores.groups
+
+
+def test_pictures_of_another_size_are_an_error(vqvae, emoji):
+    asked = EmojiPrompts(emoji, 1, False, seed=0)
+    with pytest.raises(ValueError, match="the pictures are 32 x 16 pixels, the true ones 64 x 64"):
+        asked.judge([Image.new("RGB", (32, 16))], vqvae)
+    with pytest.raises(ValueError, match="3 prompts are asked for, there are 2 such emoji"):
+        EmojiPrompts(emoji, 3, False, seed=0)

@@ -78,7 +78,7 @@ def test_more_than_a_tenth_of_the_combinations_is_held_out_and_listed():
         f"{s.first.colour} {s.first.kind} with {s.second.colour} {s.second.kind}, in any size, place and background"
         for s in held_pairs
     ]
-    assert Path(shapes.__file__).with_name("held_out.txt").read_text().splitlines() == lines
+    assert Path(shapes.__file__).with_name("shapes_held_out.txt").read_text().splitlines() == lines
 
 
 def test_a_held_out_pair_is_held_out_in_every_arrangement(rng):

@@ -21,7 +21,7 @@ from mindone_vq import (
     VQDiffusionScheduler,
     VQModel,
 )
-from mindone_vq.demo import MODEL
+from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.weights.rules import state_dict_parameters
 from tests.numerics import relative_error
 from tests.parity.peers import (
@@ -62,7 +62,8 @@ def test_vq_model(config, tmp_path):
 
 def test_diffusers_pipeline_can_decode_with_the_bundled_codec(rng):
     """It takes the size of a code from the config."""
-    ours, theirs = VQModel.from_pretrained(MODEL / "vqvae"), torch_component(TorchVQModel, MODEL / "vqvae")
+    folder = SHAPES_MODEL / "vqvae"
+    ours, theirs = VQModel.from_pretrained(folder), torch_component(TorchVQModel, folder)
     codes = rng.integers(0, 256, (1, 2, 3))
     quantized = theirs.quantize.get_codebook_entry(torch.tensor(codes), (1, 2, 3, theirs.config.vq_embed_dim))
     expected = (theirs.decode(quantized, force_not_quantize=True).sample / 2 + 0.5).clamp(0, 1)

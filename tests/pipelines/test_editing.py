@@ -15,7 +15,7 @@ from mindone_vq import (
     VQDiffusionScheduler,
     VQModel,
 )
-from mindone_vq.demo import MODEL
+from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.diffusion.options import SamplingOptions
 from mindone_vq.diffusion.sample_step import UNKNOWN
 from mindone_vq.pipelines.compilation import CompiledGraph
@@ -238,10 +238,10 @@ def test_from_pipe_takes_over_weights_graphs_and_settings(tiny, monkeypatch):
 
 
 def test_folders_of_the_plain_pipeline_load_and_are_saved_as_such(tmp_path):
-    pipe = VQDiffusionInpaintPipeline.from_pretrained(MODEL)
+    pipe = VQDiffusionInpaintPipeline.from_pretrained(SHAPES_MODEL)
     pipe.save_pretrained(tmp_path)
     assert type(VQDiffusionPipeline.from_pretrained(tmp_path)) is VQDiffusionPipeline
-    assert pipe.default_settings == VQDiffusionPipeline.from_pretrained(MODEL).default_settings
+    assert pipe.default_settings == VQDiffusionPipeline.from_pretrained(SHAPES_MODEL).default_settings
 
 
 def test_codes_that_the_transformer_does_not_know_are_read_as_class_0(rng):

@@ -36,7 +36,7 @@ from mindone_vq import (
     VQDiffusionScheduler,
     VQModel,
 )
-from mindone_vq.demo import MODEL
+from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.export import export_pipeline
 from mindone_vq.nn.device import built_for
@@ -120,7 +120,7 @@ def vq_model(kind: type[VQModel] = VQModel, **options: object) -> VQModel:
 
 def text_pipeline(vqvae: VQModel, length: int = LENGTH, width: int = WIDTH, **options: object) -> VQDiffusionPipeline:
     """A pipeline whose prompts have ``length`` tokens of ``width``; ``options`` are of the transformer."""
-    tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(SHAPES_MODEL / "tokenizer")
     text_encoder = CLIPTextModel(
         vocab_size=tokenizer.vocab_size,
         hidden_size=width,

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindone_vq.demo.evaluation import Share, score, understand
 from mindone_vq.demo.shapes import SIDE, Scene, Shape, caption, draw, random_scene
+from mindone_vq.demo.shapes_evaluation import score, understand
+from mindone_vq.demo.share import Share
 
 RING = Shape("large", "red", "ring")
 SQUARE = Shape("small", "blue", "square")

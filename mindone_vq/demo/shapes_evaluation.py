@@ -8,7 +8,6 @@ from typing import Any, Optional, Union
 
 import numpy as np
 from PIL import Image
-from scipy.stats import binomtest
 
 from mindone_vq.demo.shapes import (
     BACKGROUND_WORDS,
@@ -25,29 +24,9 @@ from mindone_vq.demo.shapes import (
     random_scene,
     read,
 )
+from mindone_vq.demo.share import Share
 
 SHAPE_PROPERTIES = ("size", "colour", "kind")
-
-
-@dataclass(frozen=True)
-class Share:
-    """``hits`` out of ``count``, at least one."""
-
-    hits: int
-    count: int
-
-    @property
-    def value(self) -> float:
-        return self.hits / self.count
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval, which stays within 0 and 1."""
-        low, high = binomtest(self.hits, self.count).proportion_ci(method="wilson")
-        return float(low), float(high)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"hits": self.hits, "count": self.count, "share": self.value, "interval": list(self.interval)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""Prompts to test the bundled models with, and what judges the pictures that are made of them."""
+
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import numpy as np
+from PIL import Image
+
+from mindone_vq.demo.emoji import Emoji, held_out
+from mindone_vq.demo.emoji_evaluation import EmojiScores, TruePictures
+from mindone_vq.demo.shapes import Scene, caption
+from mindone_vq.demo.shapes_evaluation import Scores, random_prompts, score, understand
+from mindone_vq.models.vq_model import VQModel
+
+Verdicts = dict[int, dict[str, Any]]
+"""By the number of a picture: ``right``, whether it is what its prompt says, and ``shown``, what it shows in words."""
+
+
+class ShapesPrompts:
+    """Prompts in the words of the shapes, read by their oracle.
+
+    Args:
+        scenes: of the prompts; None for a prompt in other words, which is not read.
+        prompts: the texts.
+    """
+
+    def __init__(self, scenes: Sequence[Optional[Scene]], prompts: list[str]) -> None:
+        self.scenes, self.prompts = scenes, prompts
+
+    @classmethod
+    def random(cls, count: int, twos: int, held_out: bool, seed: int) -> "ShapesPrompts":
+        """``count`` scenes, ``twos`` of them with two shapes; only of combinations held out of training, or any."""
+        return cls(*random_prompts(np.random.default_rng(seed), count, twos, held_out or None))
+
+    @classmethod
+    def understood(cls, prompts: list[str]) -> "ShapesPrompts":
+        """Prompts of any kind."""
+        return cls([understand(prompt) for prompt in prompts], prompts)
+
+    def judge(
+        self, pictures: Sequence[Image.Image], vqvae: Optional[VQModel] = None
+    ) -> tuple[Optional[Scores], Verdicts]:
+        """Scores, if any prompt was understood, and verdicts; the oracle needs no model."""
+        readable = [i for i, scene in enumerate(self.scenes) if scene]
+        if not readable:
+            return None, {}
+        scores = score([self.scenes[i] for i in readable], [pictures[i] for i in readable])
+        shown = [caption(scene) if scene else None for scene in scores.found]
+        return scores, {i: dict(right=right, shown=text) for i, right, text in zip(readable, scores.right, shown)}
+
+    def truth(self, index: int) -> list[Image.Image]:
+        """Shapes have no true picture."""
+        return []
+
+
+class EmojiPrompts:
+    """Prompts that name a role, a gender and a tone of skin; pictures are compared with the true ones.
+
+    Args:
+        emoji: all of them, as ``mindone_vq.demo.emoji.read`` gives them.
+        count: of prompts, of cells held out of training; None: all.
+        trained: as many prompts again, of cells that were not held out.
+        seed: of the choice.
+
+    Raises:
+        ValueError: ``count`` is larger than the number of cells.
+    """
+
+    def __init__(self, emoji: Sequence[Emoji], count: Optional[int], trained: bool, seed: int) -> None:
+        excluded, rng = held_out(), np.random.default_rng(seed)
+        unseen = [each for each in emoji if each.cell and str(each.cell) in excluded]
+        seen = [each for each in emoji if each.cell and str(each.cell) not in excluded]
+        chosen = unseen if count is None else _draw(unseen, count, rng)
+        self.emoji, self.wanted = emoji, chosen + (_draw(seen, len(chosen), rng) if trained else [])
+        self.prompts = [each.captions[0] for each in self.wanted]
+
+    def judge(self, pictures: Sequence[Image.Image], vqvae: VQModel) -> tuple[EmojiScores, Verdicts]:
+        """Scores and verdicts; ``vqvae`` is that of the model that made the pictures."""
+        scores = TruePictures(self.emoji, vqvae).score(pictures, self.wanted)
+        verdicts = enumerate(zip(scores.right, scores.found))
+        return scores, {i: dict(right=right, shown=str(cell)) for i, (right, cell) in verdicts}
+
+    def truth(self, index: int) -> list[Image.Image]:
+        return [self.wanted[index].picture()]
+
+
+def _draw(emoji: list[Emoji], count: int, rng: np.random.Generator) -> list[Emoji]:
+    if count > len(emoji):
+        raise ValueError(f"{count} prompts are asked for, there are {len(emoji)} such emoji: ask for fewer.")
+    return [emoji[i] for i in sorted(rng.choice(len(emoji), count, replace=False))]
