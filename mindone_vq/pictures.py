@@ -11,8 +11,8 @@ MARGIN = 8
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """A picture in RGB, turned as its EXIF says, with white in place of transparency.
+def to_rgb(picture: Image.Image, background: str = "white") -> Image.Image:
+    """A picture in RGB, turned as its EXIF says; what is transparent is laid on ``background``, a colour of Pillow.
 
     Raises:
         ValueError: its pixels are floating-point numbers of an unknown range.
@@ -25,8 +25,8 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         return Image.fromarray(levels.round().astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
+        below = Image.new("RGBA", picture.size, background)
+        return Image.alpha_composite(below, picture).convert("RGB")
     return picture.convert("RGB")
 
 

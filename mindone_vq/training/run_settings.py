@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from PIL import ImageColor
+
 from mindone_vq.training.settings import REQUIRED, option
 
 
@@ -16,6 +18,7 @@ class RunSettings:
     """
 
     data: str = option(REQUIRED, "an image folder with metadata.jsonl (file_name, text), or MindRecord")
+    background: str = option("white", "the colour on which transparent pictures are laid: a name or #rrggbb")
     output: Path = option(Path("outputs/training"), "the folder of the run: model, checkpoints, log, previews")
     steps: int = option(10000, "updates of the weights", minimum=1)
     batch_size: int = option(32, "pictures in an update, over all devices", minimum=1)
@@ -57,4 +60,13 @@ class RunSettings:
             found.append(f"accumulation is {self.accumulation}: it must divide batch_size, {self.batch_size}.")
         if self.device == "CPU" and self.precision == "bfloat16":
             found.append("precision is bfloat16, which MindSpore cannot run on a CPU: choose float32.")
+        if not _is_opaque(self.background):
+            found.append(f"background is {self.background!r}: choose a colour's name or #rrggbb.")
         return found
+
+
+def _is_opaque(colour: str) -> bool:
+    try:
+        return len(ImageColor.getrgb(colour)) == 3  # with transparency there are four
+    except ValueError:
+        return False

@@ -34,6 +34,13 @@ def test_transparency_lies_on_white(tmp_path):
     assert found["gray.png"] == [[7, 7, 7], [255, 255, 255]]
 
 
+def test_transparency_lies_on_the_background_of_the_settings(tmp_path):
+    Image.new("RGBA", (2, 1), (0, 0, 0, 51)).save(tmp_path / "rgba.png")
+    datasets = [open_dataset(tmp_path, False, background=colour) for colour in ("white", "#000064")]
+    assert [np.asarray(each.picture(0))[0, 0].tolist() for each in datasets] == [[204, 204, 204], [0, 0, 80]]
+    assert len({each.fingerprint() for each in datasets}) == 2
+
+
 def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     Image.fromarray(np.array([[0, 200 * 257 + 127, 65535]], np.uint16)).save(tmp_path / "deep.png")
     pixels = np.asarray(open_dataset(tmp_path, captions_required=False).picture(0))

@@ -173,6 +173,8 @@ def test_configs_of_the_examples_are_read(name):
 def test_settings_that_do_not_fit_together_are_refused():
     for changes, message in (
         (dict(accumulation=3, batch_size=4), "accumulation is 3: it must divide batch_size, 4"),
+        (dict(background="chalk"), "background is 'chalk': choose a colour's name or #rrggbb"),
+        (dict(background="#ffffff80"), "background is '#ffffff80'"),
         (dict(device="CPU", precision="bfloat16"), "bfloat16, which MindSpore cannot run on a CPU"),
         (dict(perceptual_weight=0.5), r"perceptual_weight is 0.5, but perceptual_weights is not given"),
         (dict(perceptual_weight=0.5, perceptual_weights="vgg16.pth", size=8), "size is 8.*at least 16"),

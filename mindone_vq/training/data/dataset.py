@@ -82,12 +82,13 @@ class CaptionedPictures:
     Attributes:
         captions: one for each picture; empty where there is none and none is required.
         problems: what was left out, and what could not be decoded so far.
+        background: the colour on which transparent pictures are laid.
     """
 
-    def __init__(self, problems: Problems, files: Optional[list[list[Any]]] = None) -> None:
+    def __init__(self, problems: Problems, background: str, files: Optional[list[list[Any]]] = None) -> None:
         self.names: list[str] = []
         self.captions: list[str] = []
-        self.problems = problems
+        self.problems, self.background = problems, background
         self._files, self._sources, self._lock = files or [], [], threading.Lock()
 
     def add(self, name: str, caption: str, source: Callable[[], Source], file: Optional[list[Any]] = None) -> None:
@@ -109,7 +110,7 @@ class CaptionedPictures:
         """
         try:
             with Image.open(self._sources[index]()) as picture:
-                return to_rgb(picture)
+                return to_rgb(picture, self.background)
         except Exception as error:  # decoders raise anything for bytes that are not what they should be
             name = self.names[index]
             with self._lock:  # several threads may read
@@ -118,15 +119,20 @@ class CaptionedPictures:
             raise UnreadablePicture(f"{name} cannot be decoded: {error}. Replace it, or take it out.") from error
 
     def fingerprint(self) -> str:
-        """sha256, in hexadecimal, over names, captions and the sizes and times of files: equal means unchanged."""
+        """sha256, in hexadecimal, over names, captions, background, sizes and times of files: equal means unchanged."""
         digest = hashlib.sha256()
-        for part in (self.names, self.captions, self._files):
+        for part in (self.names, self.captions, self._files, self.background):
             digest.update(json.dumps(part).encode() + b"\n")
         return digest.hexdigest()
 
 
 def open_dataset(
-    path: Union[str, Path], captions_required: bool, *, image_column: str = "image", caption_column: str = "text"
+    path: Union[str, Path],
+    captions_required: bool,
+    *,
+    background: str = "white",
+    image_column: str = "image",
+    caption_column: str = "text",
 ) -> CaptionedPictures:
     """Opens a dataset and looks at every entry; what is wrong is left out and named in ``problems``.
 
@@ -134,6 +140,7 @@ def open_dataset(
         path: a folder with metadata.jsonl, a MindRecord file, a folder of MindRecord files, or, where captions are not
             required, a folder of pictures.
         captions_required: leave entries without a caption out.
+        background: the colour on which transparent pictures are laid, as Pillow names it.
         image_column: the field of a MindRecord with the encoded picture.
         caption_column: the field with the caption, of a MindRecord or of a line in metadata.jsonl.
 
@@ -148,25 +155,28 @@ def open_dataset(
     if (path / METADATA).is_file():
         problems = Problems()
         entries = list(_metadata_entries(path / METADATA, caption_column, captions_required, problems))
-        dataset = _from_folder(path, entries, problems)
+        dataset = _from_folder(path, entries, problems, background)
     elif records:
-        dataset = _from_records(records, Records(records, image_column, caption_column, captions_required))
+        columns = Records(records, image_column, caption_column, captions_required)
+        dataset = _from_records(records, columns, background)
     else:
         names = sorted(_picture_files(path))
         if not names or captions_required:
             raise ValueError(f"{path} holds {len(names):,} pictures and neither {METADATA} nor MindRecord. {EXPECTED}")
-        dataset = _from_folder(path, [(name, "") for name in names], Problems(total=len(names)))
+        dataset = _from_folder(path, [(name, "") for name in names], Problems(total=len(names)), background)
     if not len(dataset):
         raise ValueError(f"{path} has no entry that can be used: {dataset.problems.summary()}. {EXPECTED}")
     return dataset
 
 
-def _from_folder(folder: Path, entries: list[tuple[str, str]], problems: Problems) -> CaptionedPictures:
+def _from_folder(
+    folder: Path, entries: list[tuple[str, str]], problems: Problems, background: str
+) -> CaptionedPictures:
     """``entries``: (name, caption) of files that may turn out to be missing or unreadable."""
     distinct = list(dict.fromkeys(name for name, _ in entries))  # a picture may have several captions
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         readable = dict(zip(distinct, pool.map(lambda name: _has_header(folder / name), distinct)))
-    dataset = CaptionedPictures(problems)
+    dataset = CaptionedPictures(problems, background)
     for name, caption in entries:
         path = folder / name
         if not path.is_file():
@@ -178,8 +188,8 @@ def _from_folder(folder: Path, entries: list[tuple[str, str]], problems: Problem
     return dataset
 
 
-def _from_records(files: list[Path], records: Records) -> CaptionedPictures:
-    dataset = CaptionedPictures(Problems(), [[file.name, *_size_and_time(file)] for file in files])
+def _from_records(files: list[Path], records: Records, background: str) -> CaptionedPictures:
+    dataset = CaptionedPictures(Problems(), background, [[file.name, *_size_and_time(file)] for file in files])
     for number, (content, caption) in enumerate(records.all()):
         name, problems = f"record {number}", dataset.problems
         problems.total += 1

@@ -28,7 +28,7 @@ class TextToImageTraining(Training):
 
     def __init__(self, settings: TextToImageSettings, devices: Devices) -> None:
         super().__init__(settings, devices)
-        self.dataset = open_dataset(settings.data, captions_required=True)
+        self.dataset = open_dataset(settings.data, captions_required=True, background=settings.background)
         self.pipe = pipe = make_pipeline(settings, self.dataset.captions)
         self.num_timesteps = pipe.scheduler.num_train_timesteps
         size = pipe.transformer.height * pipe.vqvae.downscale

@@ -37,7 +37,7 @@ class VQVAETraining(Training):
 
     def __init__(self, settings: VQVAESettings, devices: Devices) -> None:
         super().__init__(settings, devices)
-        self.dataset = open_dataset(settings.data, captions_required=False)
+        self.dataset = open_dataset(settings.data, captions_required=False, background=settings.background)
         self.model = make_vqvae(settings)
         self.codebook = self.model.quantize.embedding.embedding_table
         self.average = None
