@@ -38,9 +38,9 @@ def prompts(batch: int) -> list[str]:
     return [PROMPTS[i % len(PROMPTS)] for i in range(batch)]
 
 
-def settings(steps: int) -> dict[str, Any]:
+def settings(steps: int, model: Path = SHAPES_MODEL) -> dict[str, Any]:
     """Of a call, the same on both sides: guidance and truncation as the model's index has them."""
-    index = json.loads((SHAPES_MODEL / "model_index.json").read_text(encoding="utf-8"))
+    index = json.loads((model / "model_index.json").read_text(encoding="utf-8"))
     return {"num_inference_steps": steps, **index["_default_settings"]}
 
 
@@ -52,7 +52,7 @@ def ours(batch: int, steps: int) -> Parts:
     return {"call": lambda: len(pipe(prompts(batch), generator=0, **settings(steps))[0])}
 
 
-def torch_pipeline() -> Any:
+def torch_pipeline(model: Path = SHAPES_MODEL) -> Any:
     """diffusers' pipeline, assembled component by component: no current release loads such a folder whole."""
     import torch
     from diffusers import Transformer2DModel, VQDiffusionScheduler, VQModel
@@ -71,7 +71,7 @@ def torch_pipeline() -> Any:
         "scheduler": VQDiffusionScheduler,
         "learned_classifier_free_sampling_embeddings": LearnedClassifierFreeSamplingEmbeddings,
     }
-    pipe = VQDiffusionPipeline(**{name: kind.from_pretrained(SHAPES_MODEL / name) for name, kind in classes.items()})
+    pipe = VQDiffusionPipeline(**{name: kind.from_pretrained(model / name) for name, kind in classes.items()})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

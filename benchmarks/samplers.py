@@ -1,11 +1,13 @@
-"""Accuracy and time against steps: the bundled model, every sampler, and diffusers' own chain with the same weights.
+"""Accuracy and time against steps: a bundled model, every sampler, and diffusers' own chain with the same weights.
 
     python benchmarks/samplers.py accuracy
+    python benchmarks/samplers.py accuracy --emoji GOOGLE EMOJIBASE --output outputs/emoji_samplers.json
     python benchmarks/samplers.py time
     python benchmarks/samplers.py plot
 
-Prompts of the demo data in combinations held out of training, half of one shape and half of two, as
-examples/evaluate.py makes them; every picture is read by the oracle. diffusers is asked for the same numbers of steps.
+The prompts are combinations held out of training, as examples/evaluate.py makes them: shapes, half of one and half of
+two, read by the oracle; with --emoji the emoji model, whose pictures are compared with the true ones. diffusers is
+asked for the same numbers of steps.
 ``accuracy`` writes what it finds as JSON at once: a run that was cut off goes on, and ``plot`` draws it. ``time`` lets
 the sides take turns, each in a process of its own, and needs a quiet machine.
 """
@@ -18,18 +20,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pipeline
 import turns
 
-from mindone_vq.demo import SHAPES_MODEL
-from mindone_vq.demo.shapes import Scene
-from mindone_vq.demo.shapes_evaluation import random_prompts, score
+from mindone_vq.demo import EMOJI_MODEL, SHAPES_MODEL
+from mindone_vq.demo.emoji import read
+from mindone_vq.demo.prompts import EmojiPrompts, ShapesPrompts
 from mindone_vq.diffusion.samplers import Confidence
+from mindone_vq.models.vq_model import VQModel
 from mindone_vq.weights.files import write_json
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "samplers.png"
 STEPS = [5, 10, 16, 25, 50, 100]
+SHAPES_COUNT = 500
 FEW_STEPS = [5, 10, 16, 25]
 UNGUIDED = {"guidance_scale": 1.0}
 # name -> what a call is given beside the number of steps; the rest is as the model's index has it
@@ -47,9 +50,9 @@ DIFFUSERS = "diffusers"
 TIMED = [("ancestral", 100), ("ancestral, square", 16), ("confidence, square", 10)]
 
 
-def scenes(count: int, seed: int) -> tuple[list[Scene], list[str]]:
+def shapes(count: int, seed: int) -> ShapesPrompts:
     """Half of one shape, then those of two."""
-    return random_prompts(np.random.default_rng(seed), count, count - count // 2)
+    return ShapesPrompts.random(count, count - count // 2, True, seed)
 
 
 def few_only(name: str) -> bool:
@@ -63,10 +66,10 @@ def batches(prompts: list[str], batch: int) -> Iterator[tuple[int, list[str]]]:
 
 
 class Ours:
-    def __init__(self) -> None:
+    def __init__(self, model: Path = SHAPES_MODEL) -> None:
         from mindone_vq import VQDiffusionPipeline
 
-        self.pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL)
+        self.pipe = VQDiffusionPipeline.from_pretrained(model)
         self.pipe.set_progress_bar_config(disable=True)
 
     def __call__(self, name: str, steps: int, prompts: list[str], batch: int) -> list:
@@ -77,13 +80,13 @@ class Ours:
 
 
 class Theirs:
-    def __init__(self) -> None:
-        self.pipe = pipeline.torch_pipeline()
+    def __init__(self, model: Path = SHAPES_MODEL) -> None:
+        self.pipe, self.model = pipeline.torch_pipeline(model), model
 
     def __call__(self, name: str, steps: int, prompts: list[str], batch: int) -> list:
         import torch
 
-        settings, pictures = pipeline.settings(steps), []
+        settings, pictures = pipeline.settings(steps, self.model), []
         for start, part in batches(prompts, batch):
             pictures += self.pipe(part, generator=torch.Generator().manual_seed(start), **settings).images
         return pictures
@@ -92,7 +95,11 @@ class Theirs:
 def accuracy(options: argparse.Namespace) -> None:
     results = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    made, prompts = scenes(options.count, options.seed)
+    if options.emoji:
+        model, asked = EMOJI_MODEL, EmojiPrompts(read(*options.emoji), options.count, False, options.seed)
+    else:
+        model, asked = SHAPES_MODEL, shapes(options.count or SHAPES_COUNT, options.seed)
+    vqvae = VQModel.from_pretrained(model, subfolder="vqvae")
     sides: dict[type, Any] = {}
     for name in options.samplers:
         for steps in FEW_STEPS if few_only(name) else STEPS:
@@ -100,10 +107,10 @@ def accuracy(options: argparse.Namespace) -> None:
                 continue
             side = Theirs if name == DIFFUSERS else Ours
             if side not in sides:
-                sides[side] = side()
-            right = score(made, sides[side](name, steps, prompts, options.batch)).right
-            half = options.count // 2
-            results[f"{name} {steps}"] = dict(one=sum(right[:half]), two=sum(right[half:]), count=options.count)
+                sides[side] = side(model)
+            _, verdicts = asked.judge(sides[side](name, steps, asked.prompts, options.batch), vqvae)
+            right = sum(verdict["right"] for verdict in verdicts.values())
+            results[f"{name} {steps}"] = dict(right=right, count=len(verdicts))
             write_json(options.output, results)
             print(name, steps, results[f"{name} {steps}"], flush=True)
     plot(options)
@@ -116,7 +123,7 @@ def plot(options: argparse.Namespace) -> None:
     curves: dict[str, dict[int, float]] = {}
     for name, steps in itertools.product([*OURS, DIFFUSERS], STEPS):
         if found := results.get(f"{name} {steps}"):
-            curves.setdefault(name, {})[steps] = (found["one"] + found["two"]) / found["count"]
+            curves.setdefault(name, {})[steps] = found["right"] / found["count"]
     rows = [[name, *(f"{curve[n]:.1%}" if n in curve else "" for n in STEPS)] for name, curve in curves.items()]
     print(turns.table(["pictures as asked for, at so many steps", *map(str, STEPS)], rows))
     for name, curve in curves.items():
@@ -147,7 +154,7 @@ def time(options: argparse.Namespace) -> None:
 
 
 def ours(batch: int) -> turns.Parts:
-    run, (_, prompts) = Ours(), scenes(batch, 0)
+    run, prompts = Ours(), shapes(batch, 0).prompts
     return {
         f"{name}, {steps} steps": lambda name=name, steps=steps: len(run(name, steps, prompts, batch))
         for name, steps in TIMED
@@ -155,7 +162,7 @@ def ours(batch: int) -> turns.Parts:
 
 
 def theirs(batch: int) -> turns.Parts:
-    run, (_, prompts) = Theirs(), scenes(batch, 0)
+    run, prompts = Theirs(), shapes(batch, 0).prompts
     return {"100 steps": lambda: len(run(DIFFUSERS, 100, prompts, batch))}
 
 
@@ -165,7 +172,10 @@ SIDES = {"mindone_vq": ours, DIFFUSERS: theirs}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["accuracy", "time", "plot"])
-    parser.add_argument("--count", type=int, default=500, help="prompts [%(default)s]")
+    parser.add_argument(
+        "--emoji", type=Path, nargs=2, metavar=("GOOGLE", "EMOJIBASE"), help="the folders of examples/emoji_data.py"
+    )
+    parser.add_argument("--count", type=int, help=f"prompts [{SHAPES_COUNT}; of emoji all that are held out]")
     parser.add_argument("--batch", type=int, default=50, help="[%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the prompts [%(default)s]")
     parser.add_argument("--samplers", nargs="+", choices=[*OURS, DIFFUSERS], default=[*OURS, DIFFUSERS], help="[all]")
