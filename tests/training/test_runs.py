@@ -1,6 +1,8 @@
 """Trainings from beginning to end: that they learn, and what they leave behind."""
 
+import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ from PIL import Image
 
 from mindone_vq import VQDiffusionPipeline, VQModel
 from mindone_vq.training.checkpoint import latest_checkpoint
+from mindone_vq.training.data.codes import cached_codes
+from mindone_vq.training.data.dataset import CaptionedPictures, open_dataset
+from mindone_vq.training.devices import Devices
 from mindone_vq.training.update import updates
 from mindone_vq.training.update.updates import NotFiniteError
 from mindone_vq.weights.safetensors_file import read_safetensors
@@ -127,6 +132,23 @@ def test_text_to_image_leaves_a_pipeline_of_averaged_weights(text_run):
             assert np.array_equal(array, last[f"parameter:average.{name}"].read_stored()), name
             assert not np.array_equal(array, last[f"parameter:{name}"].read_stored()) or not array.any(), name
     assert any("divergence" in name for name in tiny.log(folder)[-1])
+
+
+def test_a_picture_with_two_captions_is_encoded_once(data, vqvae, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    dataset, model, read = open_dataset(folder, captions_required=True), VQModel.from_pretrained(vqvae), []
+    codes, indices = cached_codes(dataset, model, tiny.SIDE, tmp_path / "one", Devices())
+    with open(folder / "metadata.jsonl", "a") as index:
+        index.write('{"file_name": "1.png", "text": "another caption"}\n')
+    monkeypatch.setattr(CaptionedPictures, "picture", _counting(CaptionedPictures.picture, read))
+    more, more_indices = cached_codes(open_dataset(folder, True), model, tiny.SIDE, tmp_path / "two", Devices())
+    np.testing.assert_array_equal(more, np.concatenate([codes, codes[:1]]))  # 0.png cannot be decoded
+    assert more_indices.tolist() == [*indices, 8] == [*range(1, 9)]
+    assert len(read) == 8
+
+
+def _counting(function, calls):
+    return lambda *arguments: (calls.append(arguments), function(*arguments))[1]
 
 
 @pytest.mark.slow

@@ -50,18 +50,21 @@ def cached_codes(
 
 
 def _encode(dataset: CaptionedPictures, vqvae: VQModel, size: int, path: Path) -> None:
-    encode, rows, indices, batch = CompiledGraph(PictureEncoding(vqvae), "encoder"), [], [], []
-    for i in tqdm(range(len(dataset)), desc="Encoding the pictures", unit="picture"):
+    encode, rows, batch = CompiledGraph(PictureEncoding(vqvae), "encoder"), [], []
+    entries = {name: i for i, name in enumerate(dataset.names)}  # one for each picture, which may have several captions
+    places = {}  # of the codes of each picture
+    for number, (name, i) in enumerate(tqdm(entries.items(), desc="Encoding the pictures", unit="picture"), 1):
         with contextlib.suppress(UnreadablePicture):  # counted and named by the dataset
             batch.append(to_pixels(dataset.picture(i), size))
-            indices.append(i)
-        if batch and (len(batch) == BATCH or i + 1 == len(dataset)):
+            places[name] = len(places)
+        if batch and (len(batch) == BATCH or number == len(entries)):
             pixels = np.stack(batch + batch[:1] * (BATCH - len(batch)))  # filled up: nothing compiles again
             rows.append(encode(Tensor(pixels)).asnumpy()[: len(batch)])
             batch = []
     if not rows:
-        raise ValueError(f"None of the {len(dataset):,} pictures can be decoded: look at the files.")
-    codes = np.concatenate(rows)
+        raise ValueError(f"None of the {len(entries):,} pictures can be decoded: look at the files.")
+    indices = [i for i, name in enumerate(dataset.names) if name in places]
+    codes = np.concatenate(rows)[[places[dataset.names[i]] for i in indices]]
     codes = codes.astype(np.uint16) if vqvae.quantize.num_embeddings <= 2**16 else codes
     with atomic_file(path) as file:
         np.savez(file, codes=codes, indices=np.array(indices, np.int64))
