@@ -42,8 +42,10 @@ setup(
             "jsonargparse>=4.49",  # settings from YAML and the command line, checked by their types
             "tensorboardX>=2.6",  # TensorBoard's files of a training run; without it there is log.jsonl alone
         ],
-        # Curves of training logs.
-        "plot": ["matplotlib"],
+        "benchmarks": [
+            "matplotlib",  # curves
+            "scikit-image",  # structural similarity of pictures
+        ],
         # mindnlp's text encoder. It runs with these versions together and, of those tried, with no others; use
         # an environment of its own.
         "mindnlp": [
