@@ -17,8 +17,8 @@ from turns import table
 
 from mindone_vq import VQModel
 from mindone_vq.demo import EMOJI_MODEL
-from mindone_vq.demo.emoji import held_out, read
-from mindone_vq.demo.emoji_evaluation import reconstructions
+from mindone_vq.demo.emoji import SIDE, held_out, read
+from mindone_vq.demo.emoji_evaluation import Codec
 
 PAPER = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
 
@@ -29,14 +29,14 @@ def main() -> None:
     parser.add_argument("emojibase", type=Path)
     parser.add_argument("--model", type=Path, default=EMOJI_MODEL / "vqvae", help="a VQModel [%(default)s]")
     options = parser.parse_args()
-    vqvae, excluded, rows = VQModel.from_pretrained(options.model), held_out(), []
+    codec, excluded, rows = Codec(VQModel.from_pretrained(options.model), SIDE, SIDE), held_out(), []
     emoji = read(options.google, options.emojibase)
     unseen = [each for each in emoji if str(each.cell) in excluded]
     trained = [each for each in emoji if each.cell and str(each.cell) not in excluded]
     others = [each for each in emoji if not each.cell]
     for name, group in (("cells held out", unseen), ("other cells", trained), ("other emoji", others)):
         pixels = np.stack([np.asarray(each.picture()) for each in group])
-        pairs = list(zip(pixels, reconstructions(vqvae, pixels)))
+        pairs = list(zip(pixels, codec.reconstructions(pixels)))
         psnr = statistics.fmean(peak_signal_noise_ratio(*pair) for pair in pairs)
         ssim = statistics.fmean(structural_similarity(*pair, channel_axis=-1, **PAPER) for pair in pairs)
         rows.append([name, str(len(group)), f"{psnr:.1f} dB", f"{ssim:.3f}"])

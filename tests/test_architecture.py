@@ -34,7 +34,7 @@ ALLOWED = {
         "pipelines",
     },  # and the package's public names
     "batch": {"text", "weights", "pipelines"},
-    "demo": {"models", "pictures"},
+    "demo": {"pictures", "models", "pipelines"},
     "findings": set(),
     "device_check": {"findings", "pictures", "nn", "weights", "diffusion", "training", "demo"},  # and public names
     "doctor": {"findings", "device_check", "weights", "pipelines", "demo", "__version__"},  # and public names

@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from PIL import Image
 
 from mindone_vq.demo.emoji import Cell, Emoji, held_out
 from mindone_vq.demo.share import Share
 from mindone_vq.models.vq_model import VQModel
 from mindone_vq.pictures import to_model_range, to_uint8
+from mindone_vq.pipelines.compilation import CompiledGraph
+from mindone_vq.pipelines.graphs import CodeDecoding, PictureEncoding
 
 PROPERTIES = ("exact", "role", "gender", "tone")
 PIXELS, FEATURES = "pixels", "features"
@@ -118,6 +120,48 @@ class EmojiScores:
         return "\n".join(lines)
 
 
+class Encoding(nn.Cell):
+    """Pictures -> the encoder's output."""
+
+    def __init__(self, vqvae: VQModel) -> None:
+        super().__init__(auto_prefix=False)
+        self.vqvae = vqvae
+
+    def construct(self, pictures: Tensor) -> Tensor:
+        """(batch, 3, H, W) uint8 -> (batch, channels, h, w) float32."""
+        return self.vqvae.encode(to_model_range(pictures))[0]
+
+
+class Codec:
+    """A VQ-VAE on any number of pictures.
+
+    Args:
+        vqvae: the VQ-VAE.
+        height, width: of the pictures.
+    """
+
+    def __init__(self, vqvae: VQModel, height: int, width: int) -> None:
+        factor = vqvae.downscale
+        self._encode = CompiledGraph(Encoding(vqvae), "encoder")
+        self._to_codes = CompiledGraph(PictureEncoding(vqvae), "encoder to codes")
+        self._decode = CompiledGraph(CodeDecoding(vqvae, height // factor, width // factor), "decoder")
+
+    def features(self, pictures: np.ndarray) -> np.ndarray:
+        """(n, H, W, 3) uint8 -> the encoder's output, (n, channels, h, w)."""
+        return _in_batches(self._encode, pictures)
+
+    def reconstructions(self, pictures: np.ndarray) -> np.ndarray:
+        """What the VQ-VAE makes of pictures, the blur of every generated one: uint8, the same shape."""
+        return to_uint8(_in_batches(lambda batch: self._decode(self._to_codes(batch)), pictures))
+
+
+def _in_batches(function: Callable[[Tensor], Tensor], pictures: np.ndarray) -> np.ndarray:
+    """``function`` of pictures (n, H, W, 3), which it takes as (``BATCH``, 3, H, W): the last ones are filled up."""
+    filled = np.concatenate([pictures, np.repeat(pictures[:1], -len(pictures) % BATCH, 0)]).transpose(0, 3, 1, 2)
+    batches = np.split(filled, len(filled) // BATCH)
+    return np.concatenate([function(Tensor(np.ascontiguousarray(each))).asnumpy() for each in batches])[: len(pictures)]
+
+
 class TruePictures:
     """The true pictures of all emoji, beside which a VQ-VAE's samples are judged.
 
@@ -127,13 +171,14 @@ class TruePictures:
     """
 
     def __init__(self, emoji: Sequence[Emoji], vqvae: VQModel) -> None:
-        self.vqvae, excluded = vqvae, held_out()
+        excluded = held_out()
         self.trained = [str(each.cell) not in excluded for each in emoji]
         pixels = np.stack([np.asarray(each.picture()) for each in emoji])
-        self.emoji, self.shown = list(emoji), reconstructions(vqvae, pixels)
+        self.codec = Codec(vqvae, *pixels.shape[1:3])
+        self.emoji, self.shown = list(emoji), self.codec.reconstructions(pixels)
         self._in_cells = [i for i, each in enumerate(emoji) if each.cell]
         self._cells = [emoji[i].cell for i in self._in_cells]
-        self._pixels, self._features = _rows(self.shown), _rows(features(vqvae, pixels))
+        self._pixels, self._features = _rows(self.shown), _rows(self.codec.features(pixels))
 
     def score(self, pictures: Sequence[Image.Image], wanted: Sequence[Emoji]) -> EmojiScores:
         """Compares pictures with the true ones.
@@ -158,7 +203,7 @@ class TruePictures:
             chosen = np.flatnonzero(np.array(self.trained)[at] == trained)
             if len(chosen):
                 groups[name] = self._group(samples[chosen], at[chosen], trained)
-        nearest = euclidean(_rows(features(self.vqvae, samples)), self._features[self._in_cells]).argmin(1)
+        nearest = euclidean(_rows(self.codec.features(samples)), self._features[self._in_cells]).argmin(1)
         found = tuple(self._cells[i] for i in nearest)
         return EmojiScores(found, tuple(a == b.cell for a, b in zip(found, wanted)), groups, self._chance())
 
@@ -168,7 +213,7 @@ class TruePictures:
         for whose, pictures in ((SAMPLES, samples), (RECONSTRUCTIONS, self.shown[at]), (COPIES, copies)):
             distances = {
                 PIXELS: euclidean(_rows(pictures), self._pixels[self._in_cells]),
-                FEATURES: euclidean(_rows(features(self.vqvae, pictures)), self._features[self._in_cells]),
+                FEATURES: euclidean(_rows(self.codec.features(pictures)), self._features[self._in_cells]),
             }
             for name, values in distances.items():
                 retrieval[name][whose] = retrieve(values, self._cells, [self.emoji[i].cell for i in at])
@@ -208,23 +253,6 @@ def retrieve(distances: np.ndarray, cells: Sequence[Cell], wanted: Sequence[Cell
         for name in PROPERTIES[1:]
     ]
     return Retrieval(Share(sum(found == cell for found, cell in pairs), len(pairs)), *shares)
-
-
-def features(vqvae: VQModel, pictures: np.ndarray) -> np.ndarray:
-    """(n, H, W, 3) uint8 -> the encoder's output, (n, channels, h, w)."""
-    return _in_batches(vqvae.encode, pictures)
-
-
-def reconstructions(vqvae: VQModel, pictures: np.ndarray) -> np.ndarray:
-    """What the VQ-VAE makes of pictures: the blur of every generated one, and the ceiling. uint8, the same shape."""
-    decoded = _in_batches(vqvae, pictures).transpose(0, 2, 3, 1)
-    return to_uint8((decoded.clip(-1, 1) + 1) / 2)
-
-
-def _in_batches(function: Callable[[Tensor], tuple[Tensor, ...]], pictures: np.ndarray) -> np.ndarray:
-    """The first output of ``function`` for pictures (n, H, W, 3) uint8, which it takes as the VQ-VAE does."""
-    batches = np.split(pictures.transpose(0, 3, 1, 2), range(BATCH, len(pictures), BATCH))
-    return np.concatenate([function(Tensor(to_model_range(batch)))[0].asnumpy() for batch in batches])
 
 
 def _rows(arrays: np.ndarray) -> np.ndarray:

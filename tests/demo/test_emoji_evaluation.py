@@ -14,10 +14,9 @@ from mindone_vq.demo.emoji_evaluation import (
     COPIES,
     RECONSTRUCTIONS,
     SAMPLES,
+    Codec,
     euclidean,
-    features,
     nearest_by_words,
-    reconstructions,
     retrieve,
 )
 from mindone_vq.demo.prompts import EmojiPrompts
@@ -65,9 +64,10 @@ def test_distances_are_roots_of_mean_squares(rng):
 def test_features_and_reconstructions_are_those_of_the_vqvae(vqvae, rng):
     pictures = rng.integers(0, 256, (BATCH + 3, 12, 12, 3)).astype(np.uint8)
     pixels = Tensor(pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
-    np.testing.assert_allclose(features(vqvae, pictures), vqvae.encode(pixels).latents.asnumpy(), atol=1e-4)
+    codec = Codec(vqvae, 12, 12)
+    np.testing.assert_allclose(codec.features(pictures), vqvae.encode(pixels).latents.asnumpy(), atol=1e-4)
     expected = (vqvae(pixels).sample.asnumpy().transpose(0, 2, 3, 1).clip(-1, 1) + 1) * 127.5
-    again = reconstructions(vqvae, pictures)
+    again = codec.reconstructions(pictures)
     assert again.shape == pictures.shape and again.dtype == np.uint8
     assert np.abs(again - expected).max() <= 0.5 + 1e-2
 
@@ -83,9 +83,8 @@ def test_true_pictures_are_perfect_samples(vqvae, emoji):
     asked = EmojiPrompts(emoji, None, True, seed=0)
     assert asked.prompts[:2] == ["woman firefighter, light skin tone", "man running, dark skin tone"]
     assert len(asked.prompts) == 4 and len(set(asked.prompts)) == 4
-    pictures = [
-        Image.fromarray(each) for each in reconstructions(vqvae, np.stack([asked.truth(i)[0] for i in range(4)]))
-    ]
+    truths = np.stack([asked.truth(i)[0] for i in range(4)])
+    pictures = [Image.fromarray(each) for each in Codec(vqvae, 64, 64).reconstructions(truths)]
     scores, verdicts = asked.judge(pictures, vqvae)
     held, trained = scores.groups["held out"], scores.groups["trained"]
     for group in (held, trained):
@@ -107,7 +106,7 @@ def test_a_copy_of_another_cell_is_found_out(vqvae, emoji):
     asked = EmojiPrompts(emoji, None, False, seed=0)
     wanted = {(each.cell.role, each.cell.gender, each.cell.tone): each for each in emoji if each.cell}
     copied = [wanted["firefighter", "woman", "dark"], wanted["running", "man", "light"]]
-    made = reconstructions(vqvae, np.stack([each.picture() for each in copied]))
+    made = Codec(vqvae, 64, 64).reconstructions(np.stack([each.picture() for each in copied]))
     scores, _ = asked.judge([Image.fromarray(each) for each in made], vqvae)
     held = scores.groups["held out"]
     shares = held.retrieval["pixels"][SAMPLES]
