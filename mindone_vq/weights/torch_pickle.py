@@ -117,6 +117,8 @@ class _ZipArchive:
             raise UnreadableCheckpoint(f"{name!r} is not in its archive")
         if (name, dtype) not in self.storages:
             entry = self.entries[name]
+            if entry.file_size > file_size(self.file):  # which newer releases of Python call overlapping
+                raise UnreadableCheckpoint(f"{name!r} in its archive is longer than the file")
             try:
                 self.archive.open(entry).close()  # checks the header before the bytes
                 self.file.seek(entry.header_offset + 26)  # the lengths of the name and of the extra field in it
