@@ -17,7 +17,7 @@ from turns import table
 
 from mindone_vq import VQModel
 from mindone_vq.demo import EMOJI_MODEL
-from mindone_vq.demo.emoji import SIDE, held_out, read
+from mindone_vq.demo.emoji import SIDE, read
 from mindone_vq.demo.emoji_evaluation import Codec
 
 PAPER = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
@@ -29,10 +29,10 @@ def main() -> None:
     parser.add_argument("emojibase", type=Path)
     parser.add_argument("--model", type=Path, default=EMOJI_MODEL / "vqvae", help="a VQModel [%(default)s]")
     options = parser.parse_args()
-    codec, excluded, rows = Codec(VQModel.from_pretrained(options.model), SIDE, SIDE), held_out(), []
+    codec, rows = Codec(VQModel.from_pretrained(options.model), SIDE, SIDE), []
     emoji = read(options.google, options.emojibase)
-    unseen = [each for each in emoji if str(each.cell) in excluded]
-    trained = [each for each in emoji if each.cell and str(each.cell) not in excluded]
+    unseen = [each for each in emoji if each.is_held_out]
+    trained = [each for each in emoji if each.cell and not each.is_held_out]
     others = [each for each in emoji if not each.cell]
     for name, group in (("cells held out", unseen), ("other cells", trained), ("other emoji", others)):
         pixels = np.stack([np.asarray(each.picture()) for each in group])

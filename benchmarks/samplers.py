@@ -99,7 +99,7 @@ def accuracy(options: argparse.Namespace) -> None:
         model, asked = EMOJI_MODEL, EmojiPrompts(read(*options.emoji), options.count, False, options.seed)
     else:
         model, asked = SHAPES_MODEL, shapes(options.count or SHAPES_COUNT, options.seed)
-    vqvae = VQModel.from_pretrained(model, subfolder="vqvae")
+    judge = asked.judge(VQModel.from_pretrained(model, subfolder="vqvae"))
     sides: dict[type, Any] = {}
     for name in options.samplers:
         for steps in FEW_STEPS if few_only(name) else STEPS:
@@ -108,7 +108,7 @@ def accuracy(options: argparse.Namespace) -> None:
             side = Theirs if name == DIFFUSERS else Ours
             if side not in sides:
                 sides[side] = side(model)
-            _, verdicts = asked.judge(sides[side](name, steps, asked.prompts, options.batch), vqvae)
+            _, verdicts = judge(sides[side](name, steps, asked.prompts, options.batch))
             right = sum(verdict["right"] for verdict in verdicts.values())
             results[f"{name} {steps}"] = dict(right=right, count=len(verdicts))
             write_json(options.output, results)

@@ -17,7 +17,7 @@ from pathlib import Path
 import common
 from tqdm import tqdm
 
-from mindone_vq.demo.emoji import held_out, read
+from mindone_vq.demo.emoji import read
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -31,8 +31,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
-    emoji, excluded = read(options.google, options.emojibase), held_out()
-    chosen = [each for each in emoji if (str(each.cell) in excluded) == options.held_out]
+    emoji = read(options.google, options.emojibase)
+    chosen = [each for each in emoji if each.is_held_out == options.held_out]
     pictures = (
         (f"{each.code.lower()}.png", each.picture(), each.captions[: 1 if options.held_out else None])
         for each in tqdm(chosen)

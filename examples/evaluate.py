@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
     planned = [Picture(prompt, options.seed + i, f"{i:06d}.png") for i, prompt in enumerate(asked.prompts)]
     pictures, seconds = generate(pipe, planned, options.batch_size, settings)
 
-    scores, verdicts = asked.judge(pictures, pipe.vqvae)
+    scores, verdicts = asked.judge(pipe.vqvae)(pictures)
     entries = [{"prompt": each.prompt, "seed": each.seed, "file": None} for each in planned]
     for i, verdict in verdicts.items():
         entries[i].update(verdict)

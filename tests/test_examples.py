@@ -26,8 +26,7 @@ from mindone_vq import (
     VQDiffusionPipeline,
     VQDiffusionScheduler,
 )
-from mindone_vq.demo import emoji_evaluation
-from mindone_vq.demo import prompts as demo_prompts
+from mindone_vq.demo import emoji as demo_emoji
 from mindone_vq.demo.emoji import Emoji
 from mindone_vq.demo.shapes import is_held_out, read
 from mindone_vq.demo.shapes_evaluation import score, understand
@@ -209,8 +208,7 @@ def test_emoji_are_compared_with_true_pictures(run, tmp_path, monkeypatch):
     google, emojibase = write_packages(tmp_path)
     original = Emoji.picture
     monkeypatch.setattr(Emoji, "picture", lambda self: original(self).resize((12, 12)))
-    for module in (emoji_evaluation, demo_prompts):
-        monkeypatch.setattr(module, "held_out", lambda: frozenset({"running | man | dark"}))
+    monkeypatch.setattr(demo_emoji, "held_out", lambda: frozenset({"running | man | dark"}))
     options = ("--batch-size", 1, "--steps", 2, *HALTON)
     run("evaluate", "--model", "emoji", "--emoji", google, emojibase, "--all", *options)
     report = json.loads(Path("outputs/evaluate/report.json").read_text())

@@ -5,6 +5,7 @@ The pictures are of the npm package emoji-datasource-google (Noto Emoji, Apache-
 as a person, a man and a woman, in yellow and in five tones. Some of these cells are held out of training whole.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -66,6 +67,11 @@ class Emoji:
             return to_rgb(picture)
 
     @property
+    def is_held_out(self) -> bool:
+        """Whether its cell is in the list of those that no model of this package was trained on."""
+        return str(self.cell) in held_out()
+
+    @property
     def captions(self) -> list[str]:
         """Several ways to say what it shows, the plainest first."""
         if self.cell is not None:
@@ -82,6 +88,7 @@ class Emoji:
         return [name, f"{name}, {', '.join(tags)}"] if tags else [name]
 
 
+@functools.cache
 def held_out() -> frozenset[str]:
     """The cells that no model of this package was trained on, as ``str`` writes them."""
     lines = HELD_OUT.read_text(encoding="utf-8").splitlines()

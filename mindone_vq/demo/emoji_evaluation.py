@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from PIL import Image
 
-from mindone_vq.demo.emoji import Cell, Emoji, held_out
+from mindone_vq.demo.emoji import Cell, Emoji
 from mindone_vq.demo.share import Share
 from mindone_vq.models.vq_model import VQModel
 from mindone_vq.pictures import to_model_range, to_uint8
@@ -171,11 +171,11 @@ class TruePictures:
     """
 
     def __init__(self, emoji: Sequence[Emoji], vqvae: VQModel) -> None:
-        excluded = held_out()
-        self.trained = [str(each.cell) not in excluded for each in emoji]
         pixels = np.stack([np.asarray(each.picture()) for each in emoji])
         self.codec = Codec(vqvae, *pixels.shape[1:3])
         self.emoji, self.shown = list(emoji), self.codec.reconstructions(pixels)
+        self._training = np.flatnonzero([not each.is_held_out for each in emoji])
+        self._captions = [each.captions[0] for each in emoji]
         self._in_cells = [i for i, each in enumerate(emoji) if each.cell]
         self._cells = [emoji[i].cell for i in self._in_cells]
         self._pixels, self._features = _rows(self.shown), _rows(self.codec.features(pixels))
@@ -198,41 +198,45 @@ class TruePictures:
             )
         places = {id(each): i for i, each in enumerate(self.emoji)}
         at = np.array([places[id(each)] for each in wanted])
+        features = self.codec.features(samples)
         groups = {}
         for name, trained in (("held out", False), ("trained", True)):
-            chosen = np.flatnonzero(np.array(self.trained)[at] == trained)
+            chosen = np.flatnonzero(np.isin(at, self._training) == trained)
             if len(chosen):
-                groups[name] = self._group(samples[chosen], at[chosen], trained)
-        nearest = euclidean(_rows(self.codec.features(samples)), self._features[self._in_cells]).argmin(1)
+                groups[name] = self._group(samples[chosen], features[chosen], at[chosen], trained)
+        nearest = euclidean(_rows(features), self._features[self._in_cells]).argmin(1)
         found = tuple(self._cells[i] for i in nearest)
         return EmojiScores(found, tuple(a == b.cell for a, b in zip(found, wanted)), groups, self._chance())
 
-    def _group(self, samples: np.ndarray, at: np.ndarray, trained: bool) -> GroupScores:
-        copies = self.shown[[self._copied(i) for i in at]]
+    def _group(self, samples: np.ndarray, features: np.ndarray, at: np.ndarray, trained: bool) -> GroupScores:
+        reconstructions, copies = self.shown[at], self.shown[[self._copied(i) for i in at]]
+        compared = {
+            SAMPLES: (samples, features),
+            RECONSTRUCTIONS: (reconstructions, self.codec.features(reconstructions)),
+            COPIES: (copies, self.codec.features(copies)),
+        }
         retrieval: dict[str, dict[str, Retrieval]] = {PIXELS: {}, FEATURES: {}}
-        for whose, pictures in ((SAMPLES, samples), (RECONSTRUCTIONS, self.shown[at]), (COPIES, copies)):
+        for whose, (pictures, their_features) in compared.items():
             distances = {
                 PIXELS: euclidean(_rows(pictures), self._pixels[self._in_cells]),
-                FEATURES: euclidean(_rows(self.codec.features(pictures)), self._features[self._in_cells]),
+                FEATURES: euclidean(_rows(their_features), self._features[self._in_cells]),
             }
             for name, values in distances.items():
                 retrieval[name][whose] = retrieve(values, self._cells, [self.emoji[i].cell for i in at])
         return GroupScores(retrieval, self._memorisation(_rows(samples), at, trained))
 
     def _memorisation(self, samples: np.ndarray, at: np.ndarray, trained: bool) -> Memorisation:
-        training = np.flatnonzero(self.trained)
         to_truth = np.sqrt(((samples - self._pixels[at]) ** 2).mean(1))
-        to_training = euclidean(samples, self._pixels[training]).min(1)
-        others = euclidean(self._pixels[at], self._pixels[training])
-        others[at[:, None] == training] = np.inf
+        to_training = euclidean(samples, self._pixels[self._training]).min(1)
+        others = euclidean(self._pixels[at], self._pixels[self._training])
+        others[at[:, None] == self._training] = np.inf
         nearer = None if trained else Share(int((to_truth < to_training).sum()), len(at))
         return Memorisation(*(float(np.median(each)) for each in (to_truth, to_training, others.min(1))), nearer)
 
     def _copied(self, index: int) -> int:
         """The other picture of the training data with a caption that is nearest to this one's by words."""
-        others = [i for i, trained in enumerate(self.trained) if trained and i != index]
-        captions = [self.emoji[i].captions[0] for i in others]
-        return others[nearest_by_words(self.emoji[index].captions[0], captions)]
+        others = self._training[self._training != index]
+        return others[nearest_by_words(self._captions[index], [self._captions[i] for i in others])]
 
     def _chance(self) -> dict[str, float]:
         counts = [len({getattr(cell, name) for cell in self._cells}) for name in PROPERTIES[1:]]

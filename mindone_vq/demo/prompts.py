@@ -1,12 +1,12 @@
 """Prompts to test the bundled models with, and what judges the pictures that are made of them."""
 
-from collections.abc import Sequence
-from typing import Any, Optional
+from collections.abc import Callable, Sequence
+from typing import Any, Optional, Union
 
 import numpy as np
 from PIL import Image
 
-from mindone_vq.demo.emoji import Emoji, held_out
+from mindone_vq.demo.emoji import Emoji
 from mindone_vq.demo.emoji_evaluation import EmojiScores, TruePictures
 from mindone_vq.demo.shapes import Scene, caption
 from mindone_vq.demo.shapes_evaluation import Scores, random_prompts, score, understand
@@ -14,6 +14,8 @@ from mindone_vq.models.vq_model import VQModel
 
 Verdicts = dict[int, dict[str, Any]]
 """By the number of a picture: ``right``, whether it is what its prompt says, and ``shown``, what it shows in words."""
+Judge = Callable[[Sequence[Image.Image]], tuple[Union[Scores, EmojiScores, None], Verdicts]]
+"""Of one picture for each prompt: the scores, if there is any to give, and verdicts."""
 
 
 class ShapesPrompts:
@@ -37,10 +39,11 @@ class ShapesPrompts:
         """Prompts of any kind."""
         return cls([understand(prompt) for prompt in prompts], prompts)
 
-    def judge(
-        self, pictures: Sequence[Image.Image], vqvae: Optional[VQModel] = None
-    ) -> tuple[Optional[Scores], Verdicts]:
-        """Scores, if any prompt was understood, and verdicts; the oracle needs no model."""
+    def judge(self, vqvae: VQModel) -> Judge:
+        """The oracle, which needs no model; there are scores if any prompt was understood."""
+        return self._read
+
+    def _read(self, pictures: Sequence[Image.Image]) -> tuple[Optional[Scores], Verdicts]:
         readable = [i for i, scene in enumerate(self.scenes) if scene]
         if not readable:
             return None, {}
@@ -67,18 +70,23 @@ class EmojiPrompts:
     """
 
     def __init__(self, emoji: Sequence[Emoji], count: Optional[int], trained: bool, seed: int) -> None:
-        excluded, rng = held_out(), np.random.default_rng(seed)
-        unseen = [each for each in emoji if each.cell and str(each.cell) in excluded]
-        seen = [each for each in emoji if each.cell and str(each.cell) not in excluded]
+        rng = np.random.default_rng(seed)
+        unseen = [each for each in emoji if each.is_held_out]
+        seen = [each for each in emoji if each.cell and not each.is_held_out]
         chosen = unseen if count is None else _draw(unseen, count, rng)
         self.emoji, self.wanted = emoji, chosen + (_draw(seen, len(chosen), rng) if trained else [])
         self.prompts = [each.captions[0] for each in self.wanted]
 
-    def judge(self, pictures: Sequence[Image.Image], vqvae: VQModel) -> tuple[EmojiScores, Verdicts]:
-        """Scores and verdicts; ``vqvae`` is that of the model that made the pictures."""
-        scores = TruePictures(self.emoji, vqvae).score(pictures, self.wanted)
-        verdicts = enumerate(zip(scores.right, scores.found))
-        return scores, {i: dict(right=right, shown=str(cell)) for i, (right, cell) in verdicts}
+    def judge(self, vqvae: VQModel) -> Judge:
+        """Compares pictures with the true ones; ``vqvae`` is that of the model that makes the pictures."""
+        truth = TruePictures(self.emoji, vqvae)
+
+        def compare(pictures: Sequence[Image.Image]) -> tuple[EmojiScores, Verdicts]:
+            scores = truth.score(pictures, self.wanted)
+            verdicts = enumerate(zip(scores.right, scores.found))
+            return scores, {i: dict(right=right, shown=str(cell)) for i, (right, cell) in verdicts}
+
+        return compare
 
     def truth(self, index: int) -> list[Image.Image]:
         return [self.wanted[index].picture()]

@@ -57,8 +57,7 @@ def linear(x: Tensor, weights: Weights, fused: bool) -> Tensor:
 def bias_as_column(x: Tensor, weights: Weights) -> tuple[Tensor, Weights]:
     """The same layer with its bias as the weight of one more input, which is 1.
 
-    The gradient of the bias is a part of the weight's then. MindSpore's own kernel for it takes as long on a CPU as the
-    products.
+    The gradient of the bias is a part of the weight's then. MindSpore's own kernel for it is slow on a CPU.
     """
     ones, bias = ops.ones((*x.shape[:-1], 1), x.dtype), ops.expand_dims(weights["bias"], -1)
     return ops.concat((x, ones), -1), {"weight": ops.concat((weights["weight"], bias), -1)}

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import mindone_vq
+from mindone_vq.demo import emoji as demo_emoji
 from mindone_vq.demo.emoji import GENDERS, TONES, Cell, held_out, read
 from tests.demo.emoji_packages import colour, write_packages
 
@@ -70,7 +71,7 @@ def test_each_role_gender_and_tone_is_trained_somewhere():
 def test_the_example_leaves_out_what_is_held_out(packages, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(EXAMPLES)
     example = importlib.import_module("emoji_data")
-    monkeypatch.setattr(example, "held_out", lambda: frozenset({"running | man | dark"}))
+    monkeypatch.setattr(demo_emoji, "held_out", lambda: frozenset({"running | man | dark"}))
     arguments = [str(each) for each in packages]
     example.main([*arguments, str(tmp_path / "data")])
     example.main([*arguments, str(tmp_path / "held"), "--held-out"])

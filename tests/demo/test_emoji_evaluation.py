@@ -7,7 +7,7 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 
-from mindone_vq.demo import emoji_evaluation, prompts
+from mindone_vq.demo import emoji as demo_emoji
 from mindone_vq.demo.emoji import Cell, read
 from mindone_vq.demo.emoji_evaluation import (
     BATCH,
@@ -36,10 +36,8 @@ def vqvae():
 @pytest.fixture
 def emoji(tmp_path, monkeypatch):
     """All emoji of small packages, two of whose cells are held out."""
-    for module in (emoji_evaluation, prompts):
-        monkeypatch.setattr(
-            module, "held_out", lambda: frozenset({"running | man | dark", "firefighter | woman | light"})
-        )
+    excluded = frozenset({"running | man | dark", "firefighter | woman | light"})
+    monkeypatch.setattr(demo_emoji, "held_out", lambda: excluded)
     return read(*write_packages(tmp_path))
 
 
@@ -85,7 +83,7 @@ def test_true_pictures_are_perfect_samples(vqvae, emoji):
     assert len(asked.prompts) == 4 and len(set(asked.prompts)) == 4
     truths = np.stack([asked.truth(i)[0] for i in range(4)])
     pictures = [Image.fromarray(each) for each in Codec(vqvae, 64, 64).reconstructions(truths)]
-    scores, verdicts = asked.judge(pictures, vqvae)
+    scores, verdicts = asked.judge(vqvae)(pictures)
     held, trained = scores.groups["held out"], scores.groups["trained"]
     for group in (held, trained):
         rows = group.retrieval["pixels"]
@@ -107,7 +105,7 @@ def test_a_copy_of_another_cell_is_found_out(vqvae, emoji):
     wanted = {(each.cell.role, each.cell.gender, each.cell.tone): each for each in emoji if each.cell}
     copied = [wanted["firefighter", "woman", "dark"], wanted["running", "man", "light"]]
     made = Codec(vqvae, 64, 64).reconstructions(np.stack([each.picture() for each in copied]))
-    scores, _ = asked.judge([Image.fromarray(each) for each in made], vqvae)
+    scores, _ = asked.judge(vqvae)([Image.fromarray(each) for each in made])
     held = scores.groups["held out"]
     shares = held.retrieval["pixels"][SAMPLES]
     assert [getattr(shares, name).value for name in ("exact", "role", "gender", "tone")] == [0, 1, 1, 0]
@@ -118,6 +116,6 @@ def test_a_copy_of_another_cell_is_found_out(vqvae, emoji):
 def test_pictures_of_another_size_are_an_error(vqvae, emoji):
     asked = EmojiPrompts(emoji, 1, False, seed=0)
     with pytest.raises(ValueError, match="the pictures are 32 x 16 pixels, the true ones 64 x 64"):
-        asked.judge([Image.new("RGB", (32, 16))], vqvae)
+        asked.judge(vqvae)([Image.new("RGB", (32, 16))])
     with pytest.raises(ValueError, match="3 prompts are asked for, there are 2 such emoji"):
         EmojiPrompts(emoji, 3, False, seed=0)
