@@ -77,6 +77,12 @@ def test_copying_takes_the_caption_with_most_words_in_common():
     assert nearest_by_words("apple", captions) == 2
 
 
+def test_as_many_prompts_of_trained_cells_follow(emoji):
+    for seed in range(100):
+        asked = EmojiPrompts(emoji, None, True, seed)
+        assert [each.is_held_out for each in asked.wanted] == [True, True, False, False]
+
+
 def test_true_pictures_are_perfect_samples(vqvae, emoji):
     asked = EmojiPrompts(emoji, None, True, seed=0)
     assert asked.prompts[:2] == ["woman firefighter, light skin tone", "man running, dark skin tone"]
@@ -94,6 +100,7 @@ def test_true_pictures_are_perfect_samples(vqvae, emoji):
     assert trained.memorisation.to_training == pytest.approx(0, abs=0.1) != trained.memorisation.truth_to_training
     copies = held.retrieval["pixels"][COPIES]
     assert copies.exact.value == 0 < copies.tone.value
+    assert trained.retrieval["pixels"][COPIES].exact.value == 0
     assert scores.chance == {"exact": 1 / 54, "role": 1 / 3, "gender": 1 / 3, "tone": 1 / 6}
     assert verdicts[1] == {"right": scores.right[1], "shown": str(scores.found[1])}
     assert set(json.loads(json.dumps(scores.to_dict()))) == {"chance", "held out", "trained"}
@@ -105,10 +112,13 @@ def test_a_copy_of_another_cell_is_found_out(vqvae, emoji):
     wanted = {(each.cell.role, each.cell.gender, each.cell.tone): each for each in emoji if each.cell}
     copied = [wanted["firefighter", "woman", "dark"], wanted["running", "man", "light"]]
     made = Codec(vqvae, 64, 64).reconstructions(np.stack([each.picture() for each in copied]))
-    scores, _ = asked.judge(vqvae)([Image.fromarray(each) for each in made])
+    judge = asked.judge(vqvae)
+    scores, _ = judge([Image.fromarray(each) for each in made])
     held = scores.groups["held out"]
-    shares = held.retrieval["pixels"][SAMPLES]
-    assert [getattr(shares, name).value for name in ("exact", "role", "gender", "tone")] == [0, 1, 1, 0]
+    unblurred, _ = judge([each.picture() for each in copied])
+    shown = held.retrieval["pixels"], unblurred.groups["held out"].retrieval["features"]
+    for shares in (rows[SAMPLES] for rows in shown):
+        assert [getattr(shares, name).value for name in ("exact", "role", "gender", "tone")] == [0, 1, 1, 0]
     assert held.memorisation.nearer_to_truth.value == 0 and held.memorisation.to_training == pytest.approx(0, abs=0.1)
     assert "trained" not in scores.groups
 
