@@ -85,7 +85,13 @@ def _download(
     **options: Any,
 ) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,  # of requests or of httpx, as the release has it: the base of all that goes wrong on the way
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     wanted, start = None, f"{repo_id} is not a folder here, and"
     try:
@@ -94,16 +100,19 @@ def _download(
             wanted = files_to_download(listing, folders, variant, use_safetensors)
         return Path(snapshot_download(repo_id, allow_patterns=wanted, **options))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if fetched := getattr(error, "snapshot_path", None):  # newer releases miss the files that nobody needed
+            return Path(fetched)
         raise FileNotFoundError(
             f"{start} not in the hub's cache, and the hub may not be used (local_files_only or HF_HUB_OFFLINE). "
             "Download it once while online."
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise FileNotFoundError(f"{start} the hub answers: {' '.join(str(error).split())}") from error
-    except OSError as error:
+    except (HTTPError, OSError) as error:
         raise FileNotFoundError(
-            f"{start} the hub cannot be reached at {constants.ENDPOINT}. Check the connection and the variable "
-            "HF_ENDPOINT, give a local folder, or set HF_HUB_OFFLINE=1 (local_files_only=True) for earlier downloads."
+            f"{start} the hub cannot be reached at {constants.ENDPOINT}, or the connection broke. Try again: a "
+            "download goes on where it ended. Otherwise check the connection and the variable HF_ENDPOINT, give a "
+            "local folder, or set HF_HUB_OFFLINE=1 (local_files_only=True) for earlier downloads."
         ) from error
 
 

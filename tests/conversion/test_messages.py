@@ -85,7 +85,7 @@ def test_a_hub_that_cannot_be_reached_gives_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     message = error_of("me/shapes", tmp_path / "out")
     assert message.startswith(
-        "me/shapes is not a folder here, and the hub cannot be reached at http://127.0.0.1:9. Check"
+        "me/shapes is not a folder here, and the hub cannot be reached at http://127.0.0.1:9, or the connection broke."
     )
     assert not any(word in message for word in ("urllib3", "HTTPConnectionPool", "Max retries", "Error"))
 
