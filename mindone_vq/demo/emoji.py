@@ -73,15 +73,19 @@ class Emoji:
 
     @property
     def captions(self) -> list[str]:
-        """Several ways to say what it shows, the plainest first."""
+        """Several ways to say what it shows, the plainest first.
+
+        For people the last two leave out the role, so that gender and tone have to be learned from their own words,
+        and not with every role anew.
+        """
         if self.cell is not None:
             role, gender, tone = self.cell.role, self.cell.gender, self.cell.tone
-            if tone == "yellow":
-                return [self.name, f"{self.name} with yellow skin", f"{gender}, {role}, yellow skin"]
             return [
-                f"{self.name}, {tone} skin tone",
+                self.name if tone == "yellow" else f"{self.name}, {tone} skin tone",
                 f"{self.name} with {tone} skin",
                 f"{gender}, {role}, {tone} skin",
+                f"{gender} with {tone} skin",
+                f"{tone} skin tone",
             ]
         name = f"{self.name}, {self.tone} skin tone" if self.has_tones and self.tone != "yellow" else self.name
         tags = [tag for tag in self.tags if tag.lower() not in name.lower()][:MOST_TAGS]

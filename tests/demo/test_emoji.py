@@ -44,12 +44,20 @@ def test_people_are_factorial(packages):
                 "woman firefighter, medium-dark skin tone",
                 "woman firefighter with medium-dark skin",
                 "woman, firefighter, medium-dark skin",
+                "woman with medium-dark skin",
+                "medium-dark skin tone",
             ],
         ),
         (
             "person running",
             "yellow",
-            ["person running", "person running with yellow skin", "person, running, yellow skin"],
+            [
+                "person running",
+                "person running with yellow skin",
+                "person, running, yellow skin",
+                "person with yellow skin",
+                "yellow skin tone",
+            ],
         ),
         ("OK hand", "dark", ["OK hand, dark skin tone", "OK hand, dark skin tone, sweet"]),
         ("red apple", "yellow", ["red apple", "red apple, fruit, ripe, diet"]),
@@ -78,7 +86,9 @@ def test_the_example_leaves_out_what_is_held_out(packages, tmp_path, monkeypatch
     lines = [json.loads(line) for line in (tmp_path / "data/metadata.jsonl").read_text().splitlines()]
     texts = {line["text"] for line in lines}
     assert "man running, medium skin tone" in texts and "man running, dark skin tone" not in texts
-    assert len(texts) == len(lines) == 53 * 3 + 6 + 12 + 2 + 1
+    assert "dark skin tone" in texts
+    assert len(lines) == 53 * 5 + 6 + 12 + 2 + 1
+    assert len(texts) == 53 * 3 + len(GENDERS) * len(TONES) + len(TONES) + 6 + 12 + 2 + 1
     (line,) = map(json.loads, (tmp_path / "held/metadata.jsonl").read_text().splitlines())
     assert line == {"file_name": "1f3c3-1f3ff-200d-2642.png", "text": "man running, dark skin tone"}
     picture = Image.open(tmp_path / "held" / line["file_name"])

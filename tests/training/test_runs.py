@@ -3,9 +3,11 @@
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 from PIL import Image
 
 from mindone_vq import VQDiffusionPipeline, VQModel
@@ -83,6 +85,19 @@ def test_a_command_that_cannot_work_ends_in_one_line(data, tmp_path):
     assert code == 1 and "Traceback" not in output
     last = output.strip().splitlines()[-1]
     assert last.startswith("ValueError: ") and "holds a run already: continue it with --resume" in last
+
+
+def test_a_share_of_the_batch_is_shown_all_masked(data, vqvae, tmp_path):
+    training = tiny.text_training(tiny.text_settings(data, tmp_path / "run", vqvae=vqvae, masked_share=0.5))
+    _, x_t, timesteps, probabilities, _, _ = training._batch()
+    assert (timesteps[:4] == 4).all() and (probabilities[:4] == np.float32(1 / 5)).all()
+    assert (x_t[:4] == training.pipe.scheduler.mask_class).mean() > 0.99
+    divergence, likelihood = np.repeat(np.float32([[100], [3]]), 4, 1), np.repeat(np.float32([[50], [2]]), 4, 1)
+    reports = [tuple(Tensor(each.ravel()) for each in (divergence, likelihood))]
+    training.updates = lambda *_: SimpleNamespace(reports=reports, norm=1.0, loss=1.0)
+    values = training.advance()
+    assert training.timesteps.counts.sum() == training._bucket_counts.sum() == 4
+    assert values["bound"] == pytest.approx(3 * 5 / 16) and values["auxiliary"] == pytest.approx(2 / 16)
 
 
 @pytest.mark.slow

@@ -185,6 +185,9 @@ def test_settings_that_do_not_fit_together_are_refused():
     VQVAESettings("d", size=8)
     with pytest.raises(ValueError, match=r"neither vqvae nor model_from"):
         TextToImageSettings("d")
+    for share, count in ((0.05, 0), (0.9, 4)):
+        with pytest.raises(ValueError, match=f"masked_share is {share}: that is {count} pictures of a batch of 4"):
+            TextToImageSettings(data="d", vqvae="v", masked_share=share, batch_size=4)
     with pytest.raises(ValueError, match=r"num_timesteps is that of the model"):
         TextToImageSettings("d", model_from="m", num_timesteps=5)
 

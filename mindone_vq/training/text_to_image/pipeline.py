@@ -50,6 +50,9 @@ class TextToImageSettings(RunSettings):
     auxiliary_weight: float = option(5e-4, "of the auxiliary loss", minimum=0)
     adaptive_auxiliary: bool = option(True, "let the auxiliary loss count more at early timesteps")
     importance_sampling: bool = option(True, "draw timesteps by their loss")
+    masked_share: float = option(
+        0.0, "share of a batch shown all masked, where only the caption says what to draw", minimum=0, maximum=0.9
+    )
     recompute: bool = option(False, "gradient checkpointing: less memory, more time")
     preview_prompts: tuple[str, ...] = option((), "prompts of the previews; none: captions of the data")
     preview_steps: int = option(25, "denoising steps of the previews", minimum=1)
@@ -60,10 +63,20 @@ class TextToImageSettings(RunSettings):
     ema_decay: float = option(0.99, "of averaged weights, which are the result; 0: no average", minimum=0, maximum=1)
     ema_every: int = option(25, "steps between two updates of the average", minimum=1)
 
+    @property
+    def all_masked(self) -> int:
+        """Pictures at the front of every batch that are shown all masked."""
+        return round(self.masked_share * self.batch_size)
+
     def problems(self) -> list[str]:
         found = super().problems()
         if not self.vqvae and not self.model_from:
             found.append("neither vqvae nor model_from is given: pictures need a VQ-VAE to become codes.")
+        if self.masked_share and not 0 < self.all_masked < self.batch_size:
+            found.append(
+                f"masked_share is {self.masked_share}: that is {self.all_masked} pictures of a batch of "
+                f"{self.batch_size}; it must be at least one, and not all."
+            )
         if self.model_from and self.num_timesteps != 100:
             found.append("num_timesteps is that of the model which is trained further: leave it out.")
         return found

@@ -66,7 +66,8 @@ class TextToImageTraining(Training):
         kl, auxiliary = (
             np.concatenate([self.devices.gather(report[i].asnumpy()) for report in update.reports]) for i in range(2)
         )
-        pixels = x_0.shape[1]
+        pixels, drawn = x_0.shape[1], slice(self.settings.all_masked, None)
+        timesteps, probabilities, kl = timesteps[drawn], probabilities[drawn], kl[drawn]
         if np.isfinite(update.norm):
             self.timesteps.update(timesteps, kl)
             buckets = timesteps.astype(int) * self._buckets // self.num_timesteps
@@ -76,7 +77,7 @@ class TextToImageTraining(Training):
             "loss": update.loss,
             # an estimate of the bound of all timesteps, in nats for each latent pixel
             "bound": float((kl / probabilities).mean() / pixels),
-            "auxiliary": float(auxiliary.mean() / pixels),
+            "auxiliary": float(auxiliary[drawn].mean() / pixels),
             "gradient_norm": update.norm,
         }
 
@@ -87,6 +88,8 @@ class TextToImageTraining(Training):
         indices, _ = self.order.batch(self.step)
         x_0 = self.codes[indices].astype(np.int32)
         timesteps, probabilities = self.timesteps.draw(count, rng)
+        first = slice(settings.all_masked)
+        timesteps[first], probabilities[first] = self.num_timesteps - 1, 1 / self.num_timesteps
         x_t = self.pipe.scheduler.add_noise(x_0, timesteps, rng).asnumpy()
         dropped = rng.random(count) < settings.caption_dropout
         ids = self.ids[indices]
