@@ -13,6 +13,7 @@ the sides take turns, each in a process of its own, and needs a quiet machine.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import statistics
@@ -99,16 +100,14 @@ def accuracy(options: argparse.Namespace) -> None:
         model, asked = EMOJI_MODEL, EmojiPrompts(read(*options.emoji), options.count, False, options.seed)
     else:
         model, asked = SHAPES_MODEL, shapes(options.count or SHAPES_COUNT, options.seed)
-    judge = asked.judge(VQModel.from_pretrained(model, subfolder="vqvae"))
-    sides: dict[type, Any] = {}
+    judge = functools.cache(lambda: asked.judge(VQModel.from_pretrained(model, subfolder="vqvae")))
+    side = functools.cache(lambda kind: kind(model))
     for name in options.samplers:
-        for steps in FEW_STEPS if few_only(name) else STEPS:
-            if f"{name} {steps}" in results:
+        for steps in options.steps:
+            if f"{name} {steps}" in results or (few_only(name) and steps > max(FEW_STEPS)):
                 continue
-            side = Theirs if name == DIFFUSERS else Ours
-            if side not in sides:
-                sides[side] = side(model)
-            _, verdicts = judge(sides[side](name, steps, asked.prompts, options.batch))
+            pictures = side(Theirs if name == DIFFUSERS else Ours)(name, steps, asked.prompts, options.batch)
+            _, verdicts = judge()(pictures)
             right = sum(verdict["right"] for verdict in verdicts.values())
             results[f"{name} {steps}"] = dict(right=right, count=len(verdicts))
             write_json(options.output, results)
@@ -179,6 +178,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50, help="[%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the prompts [%(default)s]")
     parser.add_argument("--samplers", nargs="+", choices=[*OURS, DIFFUSERS], default=[*OURS, DIFFUSERS], help="[all]")
+    parser.add_argument("--steps", nargs="+", type=int, choices=STEPS, default=STEPS, help="of accuracy [all]")
     parser.add_argument("--rounds", type=int, default=3, help="of time [%(default)s]")
     parser.add_argument("--output", type=Path, default=Path("outputs/samplers.json"), help="[%(default)s]")
     parser.add_argument("--picture", type=Path, default=PICTURE, help="[%(default)s]")
