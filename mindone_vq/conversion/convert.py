@@ -20,7 +20,8 @@ from mindone_vq.conversion.original import plan_model
 from mindone_vq.conversion.original_weights import is_model, is_vqvae, plan_vqvae
 from mindone_vq.conversion.plan import Component, Plan
 from mindone_vq.conversion.verify import verify
-from mindone_vq.pipelines.pretrained import PIPELINES, check_index
+from mindone_vq.pipelines.card import write_card
+from mindone_vq.pipelines.pretrained import PIPELINES, PUBLISHED_SETTINGS, check_index
 from mindone_vq.weights import hub
 from mindone_vq.weights.config import named_class
 from mindone_vq.weights.files import read_json, replacing_folder, write_json
@@ -175,8 +176,18 @@ def write_plan(plan: Plan, options: Options, progress: Callable[[], Any] = lambd
             if part is not None:
                 part.save_pretrained(folder / name)
         if plan.pipeline is not None:
-            class_names = {component.folder: component.class_name for component in plan.components}
-            write_json(folder / "model_index.json", plan.pipeline.index(class_names, plan.default_settings))
+            _write_index(plan, folder, Path(options.source).name)
+
+
+def _write_index(plan: Plan, folder: Path, source: str) -> None:
+    """model_index.json, and the model card."""
+    class_names = {component.folder: component.class_name for component in plan.components}
+    write_json(folder / "model_index.json", plan.pipeline.index(class_names, plan.default_settings))
+    parts = {component.folder: component.network for component in plan.components}
+    parts.update(scheduler=plan.scheduler, tokenizer=plan.tokenizer)
+    components = {name: parts[name] for name in plan.pipeline.component_classes}
+    settings = {**PUBLISHED_SETTINGS, **plan.default_settings}
+    write_card(folder, plan.pipeline.__name__, components, settings, source, f"Converted from `{source}`.")
 
 
 def _write_component(component: Component, folder: Path, options: Options, progress: Callable[[], Any]) -> None:

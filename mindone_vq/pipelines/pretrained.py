@@ -9,6 +9,7 @@ import mindspore as ms
 from mindspore import nn
 
 import mindone_vq
+from mindone_vq.pipelines.card import UNKNOWN, write_card
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json, write_json
 from mindone_vq.weights.pretrained import SaveMixin, check_dtype, logger
@@ -31,12 +32,14 @@ class PretrainedPipeline(SaveMixin):
         default_settings: the ``guidance_scale`` and ``truncation_rate`` of a call that is not given them: the model's
             own, from an entry of model_index.json that diffusers ignores, or else ``PUBLISHED_SETTINGS``.
         name_or_path: the source given to ``from_pretrained``; None for a pipeline made of its components.
+        training_notes: what the model card of a saved pipeline says of its training, in Markdown.
     """
 
     component_classes: dict[str, tuple[str, type]] = {}
     index_name: Optional[str] = None  # the name in model_index.json, if not that of the class
     default_settings: dict[str, float]
     name_or_path: Optional[str] = None
+    training_notes = UNKNOWN
 
     @classmethod
     def from_pretrained(
@@ -125,7 +128,10 @@ class PretrainedPipeline(SaveMixin):
             has_weights = hasattr(component, "weights_stems")
             options = {"variant": variant, "max_shard_size": max_shard_size} if has_weights else {}
             component.save_pretrained(folder / name, **options)
-        write_json(folder / "model_index.json", self.index(self._class_names(), self.default_settings))
+        index = self.index(self._class_names(), self.default_settings)
+        write_json(folder / "model_index.json", index)
+        title = Path(self.name_or_path).name if self.name_or_path else "VQ-Diffusion"
+        write_card(folder, index["_class_name"], self.components, self.default_settings, title, self.training_notes)
 
     def _class_names(self) -> dict[str, str]:
         return {name: type(component).__name__ for name, component in self.components.items()}

@@ -11,7 +11,7 @@ from mindone_vq.training.data.batches import Order
 from mindone_vq.training.data.codes import cached_codes
 from mindone_vq.training.data.dataset import open_dataset
 from mindone_vq.training.devices import Devices
-from mindone_vq.training.run import Training
+from mindone_vq.training.run import SETTINGS_FILE, Training
 from mindone_vq.training.text_to_image.loss import TextToImageLoss, VariationalLoss
 from mindone_vq.training.text_to_image.pipeline import TextToImageSettings, make_pipeline
 from mindone_vq.training.text_to_image.timesteps import TimestepSampler
@@ -135,5 +135,9 @@ class TextToImageTraining(Training):
             "guidance_scale": settings.preview_guidance_scale,
             "truncation_rate": settings.preview_truncation_rate,
         }
+        self.pipe.training_notes = (
+            f"{self.step} steps of {settings.batch_size} captioned pictures from `{Path(settings.data).name}`, with "
+            f"mindone_vq's text-to-image training; `{SETTINGS_FILE}` beside this file has every setting."
+        )
         with self.updates:
             self.pipe.save_pretrained(folder)
