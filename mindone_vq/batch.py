@@ -90,10 +90,8 @@ class PictureFolder:
 
     def save(self, number: int, image: Image.Image) -> None:
         """Writes a picture; the file has its name when it is complete on the disk."""
-        description = PngInfo()
-        description.add_text(KEY, json.dumps(self._description(number)))
         with atomic_file(self.folder / PICTURES / self.pictures[number].name) as file:
-            image.save(file, format="PNG", pnginfo=description)
+            image.save(file, format="PNG", pnginfo=described(self._description(number)))
             file.flush()
             os.fsync(file.fileno())
 
@@ -146,6 +144,13 @@ def _compare(path: Path, expected: Mapping[str, Any]) -> None:
     if others:
         differences = ", ".join(f"{name} {found.get(name)!r} instead of {expected[name]!r}" for name in others)
         raise ValueError(f"{path} exists, but was made with {differences}. {ADVICE}")
+
+
+def described(description: Mapping[str, Any]) -> PngInfo:
+    """What ``describe`` reads from a PNG that was saved with this as its ``pnginfo``."""
+    info = PngInfo()
+    info.add_text(KEY, json.dumps(description))
+    return info
 
 
 def describe(path: Path) -> dict[str, Any]:
