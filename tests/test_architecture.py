@@ -35,11 +35,15 @@ ALLOWED = {
     },  # and the package's public names
     "batch": {"text", "weights", "pipelines"},
     "demo": {"pictures", "models", "pipelines"},
+    "serving": {"batch", "demo", "diffusion", "pictures", "pipelines"},  # and public names
     "findings": set(),
     "device_check": {"findings", "pictures", "nn", "weights", "diffusion", "training", "demo"},  # and public names
     "doctor": {"findings", "device_check", "weights", "pipelines", "demo", "__version__"},  # and public names
 }
 ONLY_IN = {
+    "ray": {"serving/deployment.py", "batch_on_ray.py"},
+    "fastapi": {"serving/api.py", "serving/deployment.py"},
+    "gradio": set(),
     "torch": {"conversion/verify.py"},  # for --verify alone
     "mindnlp": {"text/foreign.py"},
     "mindtorch": {"text/foreign.py"},

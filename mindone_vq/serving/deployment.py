@@ -47,7 +47,7 @@ class Replica:
         self.engine = Engine(pipe, settings.batch_sizes, settings.most_waiting)
         own = pipe.default_settings["guidance_scale"]
         ready = [
-            self.engine.warm_up(sampler=sampler, guidance_scale=guidance)
+            self.engine.warm_up(num_inference_steps=settings.steps, sampler=sampler, guidance_scale=guidance)
             for sampler in settings.samplers
             for guidance in {own, 1.0}
         ]

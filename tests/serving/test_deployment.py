@@ -1,0 +1,126 @@
+"""The endpoint as it is served: two replicas under Ray Serve, on this machine."""
+
+import base64
+import concurrent.futures
+import io
+import os
+import time
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import ray
+from PIL import Image
+from ray import serve
+from ray.util.state import list_actors
+
+from mindone_vq import VQDiffusionInpaintPipeline, VQDiffusionPipeline
+from mindone_vq.batch import KEY
+from mindone_vq.serving.deployment import make_application
+from mindone_vq.serving.settings import ServingSettings
+from tests.tiny_pipeline import random_pipeline
+
+pytestmark = pytest.mark.serve
+KEY_OF_API, ADDRESS = "s3cret", "http://127.0.0.1:8012"
+STEPS = {"steps": 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    random_pipeline(np.random.default_rng(0)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def served(folder, tmp_path_factory):
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"working_dir": None}, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": 8012})
+    settings = ServingSettings(
+        model=str(folder),
+        api_key=KEY_OF_API,
+        batch_sizes=(1, 4),
+        samplers=("ancestral",),
+        most_pictures=4,
+        most_steps=10,
+        steps=8,
+        replicas=2,
+        most_replicas=2,
+        timeout=60,
+    )
+    serve.run(make_application(settings), name="mindone_vq")
+    yield
+    serve.shutdown()
+    ray.shutdown()
+
+
+@pytest.fixture
+def client(folder):
+    return openai.OpenAI(api_key=KEY_OF_API, base_url=f"{ADDRESS}/v1", max_retries=0)
+
+
+def pictures(answer):
+    return [Image.open(io.BytesIO(base64.b64decode(each.b64_json))) for each in answer.data]
+
+
+def replicas():
+    return [
+        each for each in list_actors() if each.state == "ALIVE" and "ServeReplica:mindone_vq:Replica" in each.class_name
+    ]
+
+
+def ask(client, i):
+    return pictures(client.images.generate(prompt=f"prompt {i}", n=1, extra_body={"seed": i, **STEPS}))[0]
+
+
+def test_it_draws_what_the_pipeline_draws(client, folder):
+    (picture,) = pictures(client.images.generate(prompt="stripes", extra_body={"seed": 5, **STEPS}))
+    pipe = VQDiffusionPipeline.from_pretrained(folder)
+    assert np.array_equal(picture, pipe("stripes", generator=[5], num_inference_steps=8)[0][0])
+    assert '"seed": 5' in picture.info[KEY] and '"prompt": "stripes"' in picture.info[KEY]
+
+
+def test_it_edits(client, folder, rng):
+    image = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    mask = Image.fromarray((np.arange(144).reshape(12, 12) % 12 >= 6).astype(np.uint8) * 255)
+    files = []
+    for each in (image, mask):
+        files.append(io.BytesIO())
+        each.save(files[-1], format="PNG")
+        files[-1].name = "picture.png"
+    answer = client.images.edit(image=files[0], mask=files[1], prompt="dots", extra_body={"seed": 3, **STEPS})
+    inpaint = VQDiffusionInpaintPipeline.from_pretrained(folder)
+    expected = inpaint([image], [mask], ["dots"], generator=[3], num_inference_steps=8)[0][0]
+    assert np.array_equal(pictures(answer)[0], expected)
+
+
+def test_errors_of_a_replica_reach_the_client(client):
+    with pytest.raises(openai.BadRequestError, match="num_inference_steps is 10|steps is 11"):
+        client.images.generate(prompt="a", extra_body={"steps": 11})
+    with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
+        client.with_options(api_key="wrong").images.generate(prompt="a")
+    assert httpx.get(f"{ADDRESS}/healthz").json() == {"status": "ok", "width": 12, "height": 12}
+
+
+def test_many_clients_lose_nothing_while_a_replica_dies(client):
+    assert len(replicas()) == 2
+    expected = ask(client, 3)
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(ask, client, i) for i in range(60)]
+        next(concurrent.futures.as_completed(asked))
+        os.kill(replicas()[0].pid, 9)
+        got = [each.result() for each in asked]
+    assert len(got) == 60 and np.array_equal(got[3], expected)
+    deadline = time.monotonic() + 90
+    while len(replicas()) < 2 and time.monotonic() < deadline:
+        time.sleep(1)
+    assert len(replicas()) == 2
+
+
+def test_a_client_that_goes_is_forgotten(client):
+    with pytest.raises(httpx.TimeoutException):
+        body = {"prompt": "a", "n": 4, **STEPS}
+        headers = {"authorization": f"Bearer {KEY_OF_API}"}
+        httpx.post(f"{ADDRESS}/v1/images/generations", json=body, headers=headers, timeout=0.02)
+    assert ask(client, 1).size == (12, 12)
