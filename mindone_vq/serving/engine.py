@@ -20,7 +20,7 @@ from mindone_vq.pipelines.editing import VQDiffusionImg2ImgPipeline, VQDiffusion
 from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
 
 TEXT_TO_IMAGE, INPAINT, IMAGE_TO_IMAGE = "text to image", "inpaint", "image to image"
-PIPELINES = {INPAINT: VQDiffusionInpaintPipeline, IMAGE_TO_IMAGE: VQDiffusionImg2ImgPipeline}
+VARIATIONS = "variations"
 BATCH_SIZES = (1, 4, 16)
 MOST_WAITING = 64
 
@@ -45,7 +45,7 @@ class ImageRequest:
     """Pictures of one prompt.
 
     Attributes:
-        prompt: what to show.
+        prompt: what to show; without one an ``image`` is varied.
         seeds: one for each picture.
         options: those fields of ``SamplingOptions`` that are not as the model has them.
         image: the picture to edit; None: text to image.
@@ -64,7 +64,9 @@ class ImageRequest:
     def kind(self) -> str:
         if self.image is None:
             return TEXT_TO_IMAGE
-        return IMAGE_TO_IMAGE if self.mask is None else INPAINT
+        if self.mask is not None:
+            return INPAINT
+        return IMAGE_TO_IMAGE if self.prompt else VARIATIONS
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Job:
     @property
     def key(self) -> tuple:
         """What requests of one batch have in common."""
-        strength = self.request.strength if self.request.kind == IMAGE_TO_IMAGE else None
+        strength = self.request.strength if self.request.kind in (IMAGE_TO_IMAGE, VARIATIONS) else None
         return self.request.kind, strength, self.options
 
     def __len__(self) -> int:
@@ -126,8 +128,13 @@ class Engine:
     ) -> None:
         pipe.set_progress_bar_config(disable=True)
         self.pipe, self.batch_sizes, self.most_waiting = pipe, sorted(batch_sizes), most_waiting
-        self._pipes = {TEXT_TO_IMAGE: pipe, **{kind: each.from_pipe(pipe) for kind, each in PIPELINES.items()}}
-        self._size = self._pipes[INPAINT].size
+        self._inpaint, img2img = VQDiffusionInpaintPipeline.from_pipe(pipe), VQDiffusionImg2ImgPipeline.from_pipe(pipe)
+        self._calls: dict[str, Callable] = {
+            TEXT_TO_IMAGE: pipe,
+            INPAINT: self._inpaint,
+            IMAGE_TO_IMAGE: img2img,
+            VARIATIONS: img2img.variations,
+        }
         self._waiting: list[Job] = []
         self._changed = threading.Condition()
         self._closed, self._warm_ups = False, []
@@ -143,7 +150,7 @@ class Engine:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the pictures."""
-        return self._size
+        return self._inpaint.size
 
     def warm_up(self, **options: Any) -> Future:
         """Compiles in the background what calls with ``options`` need, for every batch size, and for edits."""
@@ -261,8 +268,10 @@ class Engine:
             arguments["image"] = np.concatenate([to_pixels(each.image, *self.size) for each, _ in requests])
         if kind == INPAINT:
             arguments["mask"] = np.concatenate([to_mask(each.mask, *self.size) for each, _ in requests])
-        if kind == IMAGE_TO_IMAGE:
+        if strength is not None:
             arguments["strength"] = strength
+        if kind == VARIATIONS:
+            del arguments["prompt"], arguments["guidance_scale"]
         steps = options.num_inference_steps if strength is None else round(strength * options.num_inference_steps)
 
         def after_step(i: int, timestep: int, x_t: Tensor) -> None:
@@ -278,7 +287,7 @@ class Engine:
                 first += len(job)
 
         seeds = [seed for _, seed in requests]
-        return self._pipes[kind](generator=seeds, callback=after_step, **arguments)[0]
+        return self._calls[kind](generator=seeds, callback=after_step, **arguments)[0]
 
     def _previews(self, x_t: Tensor) -> list[Image.Image]:
         """x_t as pictures; masked codes are decoded as the nearest code that is there, and then covered with gray."""
@@ -294,7 +303,7 @@ class Engine:
         try:
             self.pipe.warm_up(self.batch_sizes, **options)
             for size in self.batch_sizes:  # every request brings a picture of its own: one for each prompt
-                self._pipes[INPAINT].encode_pictures(np.stack([blank] * size))
+                self._inpaint.encode_pictures(np.stack([blank] * size))
         except BaseException as error:  # the caller's future raises it
             done.set_exception(error)
         else:

@@ -97,6 +97,9 @@ def test_edits_are_those_of_their_pipelines(engine, pipe, rng):
     img2img = VQDiffusionImg2ImgPipeline.from_pipe(pipe)
     assert alike(changed, img2img([image], ["dots"], strength=0.5, generator=[3], **STEPS)[0])
     assert not alike(painted, changed)
+    varied = engine.submit(ImageRequest("", (3,), STEPS, image, None, 0.5)).pictures.result(MINUTE)
+    assert alike(varied, img2img.variations([image], strength=0.5, generator=[3], **STEPS)[0])
+    assert not alike(varied, changed)
 
 
 def test_edits_of_one_batch_have_their_own_pictures(engine, held, rng):
