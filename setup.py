@@ -42,6 +42,25 @@ setup(
             "jsonargparse>=4.49",  # settings from YAML and the command line, checked by their types
             "tensorboardX>=2.6",  # TensorBoard's files of a training run; without it there is log.jsonl alone
         ],
+        # The web page, examples/web.py.
+        "web": ["gradio>=6.31"],
+        # The endpoint, and examples/generate_batch.py --ray.
+        "serve": [
+            "ray[serve]>=2.60",  # replicas, and tasks on a cluster; it brings FastAPI
+            "python-multipart>=0.0.20",  # forms with pictures
+        ],
+        # The documentation site.
+        "docs": [
+            "mkdocs-material>=9.6",
+            "mkdocstrings[python]>=1.0",  # the reference, from docstrings
+        ],
+        # The tests of the three; a browser is needed, too: Debian's package chromium.
+        "test-web": [
+            "pytest>=8",
+            "openai>=3",  # the client that the endpoint is made for
+            "httpx>=0.28",
+            "playwright>=1.60",  # drives the browser
+        ],
         "benchmarks": [
             "matplotlib",  # curves
             "scikit-image",  # structural similarity of pictures

@@ -41,7 +41,7 @@ ALLOWED = {
     "doctor": {"findings", "device_check", "weights", "pipelines", "demo", "__version__"},  # and public names
 }
 ONLY_IN = {
-    "ray": {"serving/deployment.py", "batch_on_ray.py"},
+    "ray": {"serving/deployment.py"},
     "fastapi": {"serving/api.py", "serving/deployment.py"},
     "gradio": set(),
     "torch": {"conversion/verify.py"},  # for --verify alone

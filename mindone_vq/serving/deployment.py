@@ -19,6 +19,7 @@ from mindone_vq.batch import described
 from mindone_vq.serving.api import make_app
 from mindone_vq.serving.engine import Busy, Cancelled, Engine, ImageRequest
 from mindone_vq.serving.errors import APIError
+from mindone_vq.serving.ray_environment import ENVIRONMENT
 from mindone_vq.serving.settings import ServingSettings
 
 logger = logging.getLogger("ray.serve")
@@ -26,8 +27,6 @@ logger = logging.getLogger("ray.serve")
 DRAWN_AT_MOST = 3  # times, where replicas die
 SOON = 5.0  # seconds, where nothing is known about how long to wait
 LOST = (ActorDiedError, ActorUnavailableError, RayActorError, ReplicaUnavailableError)
-# Ray and MindSpore bring releases of protobuf's compiled part that cannot be in one process; the one in Python can.
-ENVIRONMENT = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class Replica:
