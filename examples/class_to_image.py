@@ -2,7 +2,7 @@
 
     python examples/class_to_image.py 207 388 --model converted/imagenet
 
-docs/porting.md says how to convert one. The numbers are ImageNet's classes, 0 to 999.
+docs/from_microsoft.md says how to convert one. The numbers are ImageNet's classes, 0 to 999.
 """
 
 import argparse

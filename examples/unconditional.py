@@ -2,7 +2,7 @@
 
     python examples/unconditional.py --model converted/ffhq --num-images 4
 
-docs/porting.md says how to convert one.
+docs/from_microsoft.md says how to convert one.
 """
 
 import argparse
