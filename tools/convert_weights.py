@@ -3,8 +3,8 @@
     python tools/convert_weights.py SOURCE DESTINATION
 
 SOURCE is a pipeline folder or a hub id in diffusers' layout (.safetensors or .bin); a single state dict (.bin, .pth,
-.pt, .safetensors); or a checkpoint of microsoft/VQ-Diffusion, with its YAML file as --config. docs/from_diffusers.md and
-docs/from_microsoft.md describe each. Nothing in a file is executed.
+.pt, .safetensors); or a checkpoint of microsoft/VQ-Diffusion, with its YAML file as --config. Nothing in a file is
+executed. docs/from_diffusers.md and docs/from_microsoft.md describe each.
 """
 
 import argparse
