@@ -49,7 +49,8 @@ class ShapesPrompts:
             return None, {}
         scores = score([self.scenes[i] for i in readable], [pictures[i] for i in readable])
         shown = [caption(scene) if scene else None for scene in scores.found]
-        return scores, {i: dict(right=right, shown=text) for i, right, text in zip(readable, scores.right, shown)}
+        verdicts = zip(readable, scores.right, scores.strict, shown)
+        return scores, {i: dict(right=right, strict=strict, shown=text) for i, right, strict, text in verdicts}
 
     def truth(self, index: int) -> list[Image.Image]:
         """Shapes have no true picture."""

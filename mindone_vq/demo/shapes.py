@@ -9,7 +9,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -33,6 +33,7 @@ RELATIONS = ("left", "above")  # of the first of two shapes to the second
 HELD_OUT_SHARE = 0.12
 OVERSAMPLING = 4
 GRID = 8  # pixels by which a shape is moved: the pixels of a code of the bundled model
+PLACES = tuple(itertools.product((-1, 0, 1), repeat=2))  # that ``draw`` chooses from, in units of ``GRID``
 # The oracle: the least difference of a shape's pixel from the background, in levels summed over the channels, and the
 # least number of pixels of a shape; smaller parts are specks.
 FIGURE_THRESHOLD, SMALLEST_PART = 100, 25
@@ -120,10 +121,23 @@ def draw(scene: Scene, rng: np.random.Generator, anywhere: bool = False) -> Imag
         return rng.uniform(-most, most, 2) if anywhere else GRID * rng.integers(-1, 2, 2)
 
     if scene.second is None:
-        placed = [(scene.first, *(SIDE / 2 + moved(10)))]
+        return paint(scene, moved(10))
+    along = moved(1) if anywhere else np.zeros(2)
+    return paint(scene, moved(6), along)
+
+
+def paint(scene: Scene, moved: np.ndarray, along: Union[np.ndarray, float] = 0.0) -> Image.Image:
+    """A scene whose shapes are in given places.
+
+    Args:
+        scene: the scene.
+        moved: pixels, (2,): a single shape to the right and down; each of two across the line through both.
+        along: pixels, (2,): each of two along that line.
+    """
+    if scene.second is None:
+        placed = [(scene.first, *(SIDE / 2 + moved))]
     else:
-        along = SIDE * np.array([0.25, 0.75]) + (moved(1) if anywhere else 0)
-        across = SIDE / 2 + moved(6)
+        along, across = SIDE * np.array([0.25, 0.75]) + along, SIDE / 2 + moved
         centres = zip(along, across) if scene.relation == "left" else zip(across, along)
         placed = [(shape, *centre) for shape, centre in zip((scene.first, scene.second), centres)]
     image = Image.new("RGB", (SIDE * OVERSAMPLING,) * 2, BACKGROUNDS[scene.background])
@@ -131,6 +145,11 @@ def draw(scene: Scene, rng: np.random.Generator, anywhere: bool = False) -> Imag
     for shape, x, y in placed:
         _draw_shape(pen, shape, x * OVERSAMPLING, y * OVERSAMPLING, BACKGROUNDS[scene.background])
     return image.resize((SIDE, SIDE), Image.LANCZOS)
+
+
+def ideal_pictures(scene: Scene) -> np.ndarray:
+    """What ``draw`` makes of a scene, with its shapes in each of ``PLACES``: (9, SIDE, SIDE, 3) uint8."""
+    return np.stack([np.asarray(paint(scene, GRID * np.array(place))) for place in PLACES])
 
 
 def _draw_shape(pen: ImageDraw.ImageDraw, shape: Shape, x: float, y: float, hole: tuple[int, int, int]) -> None:

@@ -21,11 +21,14 @@ from mindone_vq.demo.shapes import (
     Scene,
     Shape,
     caption,
+    ideal_pictures,
     random_scene,
     read,
 )
 from mindone_vq.demo.share import Share
 
+# A strict look: the share of pixels that may differ by more than so many levels, summed over the channels.
+STRICT_LEVELS, STRICT_SHARE = 100, 0.01
 SHAPE_PROPERTIES = ("size", "colour", "kind")
 
 
@@ -35,18 +38,26 @@ class GroupScores:
 
     Attributes:
         exact: the pictures that show exactly the scene of the prompt.
+        strict: those that are also like one of its ``ideal_pictures``, but for 1 % of the pixels; specks, holes and
+            shapes in no proper place are wrong.
         unread: the number of pictures without a readable scene; they are wrong in every property.
         properties: number (of shapes), background, size, colour, kind, and for two shapes relation. Size, colour and
             kind are counted for each shape of the prompt; a missing shape is wrong in all three.
     """
 
     exact: Share
+    strict: Share
     unread: int
     properties: dict[str, Share]
 
     def to_dict(self) -> dict[str, Any]:
         properties = {name: share.to_dict() for name, share in self.properties.items()}
-        return {"exact": self.exact.to_dict(), "unread": self.unread, "properties": properties}
+        return {
+            "exact": self.exact.to_dict(),
+            "strict": self.strict.to_dict(),
+            "unread": self.unread,
+            "properties": properties,
+        }
 
 
 @dataclass(frozen=True)
@@ -56,11 +67,13 @@ class Scores:
     Attributes:
         found: the scene in each picture; None: not readable.
         right: whether it is the scene of the prompt.
+        strict: whether it is so in a strict look, too.
         one, two: the scores of the prompts with one and with two shapes; None: no such prompt.
     """
 
     found: tuple[Optional[Scene], ...]
     right: tuple[bool, ...]
+    strict: tuple[bool, ...]
     one: Optional[GroupScores]
     two: Optional[GroupScores]
 
@@ -75,7 +88,7 @@ class Scores:
             low, high = group.exact.interval
             lines.append(
                 f"{title}: {group.exact.hits} of {group.exact.count} exactly as in the prompt = "
-                f"{group.exact.value:.1%} (95 %: {low:.1%} to {high:.1%})"
+                f"{group.exact.value:.1%} (95 %: {low:.1%} to {high:.1%}); in a strict look {group.strict.value:.1%}"
             )
             lines.append("  " + ", ".join(f"{name} {share.value:.1%}" for name, share in group.properties.items()))
             lines.append(f"  pictures without a readable scene: {group.unread}")
@@ -102,12 +115,30 @@ def score(scenes: Sequence[Scene], pictures: Sequence[Union[np.ndarray, Image.Im
     """
     if len(scenes) != len(pictures) or not scenes:
         raise ValueError(f"{len(scenes)} scenes and {len(pictures)} pictures given: give one picture for each scene.")
-    found = tuple(read(_pixels(picture)) for picture in pictures)
+    arrays = [_pixels(picture) for picture in pictures]
+    found = tuple(map(read, arrays))
+    right = tuple(asked == shown for asked, shown in zip(scenes, found))
+    looks = zip(right, scenes, arrays)
+    strict = tuple(fits and bool(off(scene, pixels).min() <= STRICT_SHARE) for fits, scene, pixels in looks)
     groups = []
     for has_two in (False, True):
-        pairs = [pair for pair in zip(scenes, found) if (pair[0].second is not None) == has_two]
+        pairs = [each for each in zip(scenes, found, strict) if (each[0].second is not None) == has_two]
         groups.append(_group(pairs) if pairs else None)
-    return Scores(found, tuple(asked == shown for asked, shown in zip(scenes, found)), *groups)
+    return Scores(found, right, strict, *groups)
+
+
+def off(scene: Scene, pixels: np.ndarray) -> np.ndarray:
+    """The share of pixels that differ from each of the scene's ``ideal_pictures`` by more than ``STRICT_LEVELS``.
+
+    Args:
+        scene: what the picture should show.
+        pixels: (SIDE, SIDE, 3) uint8.
+
+    Returns:
+        (9,) float64; the least is that of the place where the picture has its shapes.
+    """
+    differences = np.abs(ideal_pictures(scene).astype(np.int32) - pixels).sum(-1)
+    return (differences > STRICT_LEVELS).mean((1, 2))
 
 
 def understand(text: str) -> Optional[Scene]:
@@ -129,14 +160,15 @@ def understand(text: str) -> Optional[Scene]:
     return Scene(background, *shapes, relation)
 
 
-def _group(pairs: Sequence[tuple[Scene, Optional[Scene]]]) -> GroupScores:
-    compared = [_compare(asked, shown) for asked, shown in pairs]
+def _group(pairs: Sequence[tuple[Scene, Optional[Scene], bool]]) -> GroupScores:
+    compared = [_compare(asked, shown) for asked, shown, _ in pairs]
     properties = {}
     for name in compared[0]:
         answers = [answer for properties_of_one in compared for answer in properties_of_one[name]]
         properties[name] = Share(sum(answers), len(answers))
-    exact = Share(sum(asked == shown for asked, shown in pairs), len(pairs))
-    return GroupScores(exact, sum(shown is None for _, shown in pairs), properties)
+    exact = Share(sum(asked == shown for asked, shown, _ in pairs), len(pairs))
+    strict = Share(sum(is_strict for _, _, is_strict in pairs), len(pairs))
+    return GroupScores(exact, strict, sum(shown is None for _, shown, _ in pairs), properties)
 
 
 def _compare(asked: Scene, shown: Optional[Scene]) -> dict[str, list[bool]]:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindone_vq.demo.shapes import SIDE, Scene, Shape, caption, draw, random_scene
-from mindone_vq.demo.shapes_evaluation import score, understand
+from mindone_vq.demo.shapes import SIDE, Scene, Shape, caption, draw, ideal_pictures, paint, random_scene
+from mindone_vq.demo.shapes_evaluation import off, score, understand
 from mindone_vq.demo.share import Share
 
 RING = Shape("large", "red", "ring")
@@ -130,3 +130,27 @@ def test_every_caption_is_understood(rng):
 )
 def test_other_texts_are_not(text):
     assert understand(text) is None
+
+
+def test_a_strict_look_wants_one_of_the_ideal_pictures(rng):
+    scene = Scene("white", Shape("large", "red", "circle"), Shape("small", "blue", "ring"), "left")
+    ideals = ideal_pictures(scene)
+    assert len({ideal.tobytes() for ideal in ideals}) == 9
+    drawn = {np.asarray(draw(scene, rng)).tobytes() for _ in range(100)}
+    assert drawn == {ideal.tobytes() for ideal in ideals}
+    assert off(scene, ideals[4]).argmin() == 4 and off(scene, ideals[4]).min() == 0
+    speckled, spoiled = ideals[4].copy(), ideals[4].copy()
+    speckled.reshape(-1, 3)[::104] = (0, 255, 255)  # 40 pixels of 4096, far from each other
+    spoiled.reshape(-1, 3)[::96] = (0, 255, 255)  # 43
+    between = np.asarray(paint(scene, np.array([4.0, -4.0])))
+    faded = (ideals[4].astype(int) * 0.95).astype(np.uint8)
+    scores = score([scene] * 5, [ideals[0], speckled, spoiled, between, faded])
+    assert scores.right[:3] == (True, True, True)
+    assert scores.strict == (True, True, False, False, True)
+    assert scores.two.strict.hits == sum(scores.strict) and scores.two.to_dict()["strict"]["count"] == 5
+
+
+def test_a_wrong_scene_is_never_strict():
+    scene, other = (Scene("white", Shape("large", "red", kind)) for kind in ("circle", "ring"))
+    scores = score([scene, scene], [ideal_pictures(scene)[0], ideal_pictures(other)[0]])
+    assert scores.strict == (True, False) and "in a strict look 50.0%" in str(scores)
