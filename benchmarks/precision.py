@@ -47,7 +47,9 @@ class Side:
 def make_side(dtype: ms.Type, prompts: list[str], steps: int) -> Side:
     pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL, mindspore_dtype=dtype)
     conditioning = pipe.denoiser.condition(*(each.asnumpy() for each in pipe.encode_prompt(prompts)))
-    denoise = pipe.denoiser.step(conditioning, SamplingOptions(steps, **pipe.default_settings))
+    denoise = pipe.denoiser.step(
+        conditioning, SamplingOptions(**{**pipe.default_settings, "num_inference_steps": steps})
+    )
     masked = np.full((len(prompts), pipe.transformer.num_latent_pixels), pipe.scheduler.mask_class, np.int32)
     return Side(pipe, denoise, Tensor(masked))
 

@@ -28,7 +28,7 @@ DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 def parser(description: str, output: str) -> argparse.ArgumentParser:
     """The options of every example that generates pictures."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--steps", type=int, default=100, help="denoising steps [%(default)s]")
+    result.add_argument("--steps", type=int, help="denoising steps [the model's setting]")
     result.add_argument("--seed", type=int, default=0, help="picture i uses seed + i [%(default)s]")
     result.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights [%(default)s]")
     result.add_argument("--device", choices=["CPU", "Ascend"], help="[MindSpore's choice]")
@@ -44,8 +44,8 @@ def text_parser(description: str, output: str, sampler: bool = True) -> argparse
     result.add_argument("--guidance-scale", type=float, help="above 1 guidance is on [the model's setting]")
     result.add_argument("--truncation-rate", type=float, help="share of probability kept [the model's setting]")
     if sampler:
-        result.add_argument("--sampler", choices=SAMPLERS, default="ancestral", help="[%(default)s]")
-    result.add_argument("--spacing", choices=SPACINGS, default="uniform", help="spacing of the timesteps [%(default)s]")
+        result.add_argument("--sampler", choices=SAMPLERS, help="[the model's setting]")
+    result.add_argument("--spacing", choices=SPACINGS, help="spacing of the timesteps [the model's setting]")
     return result
 
 
@@ -93,8 +93,8 @@ def source(options: argparse.Namespace) -> Union[str, Path]:
 def call_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The options of ``text_parser`` that were given, as arguments of a pipeline's call."""
     names = ("guidance_scale", "truncation_rate", "sampler", "spacing")
-    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
-    return {"num_inference_steps": options.steps, **given}
+    chosen = {"num_inference_steps": options.steps, **{name: getattr(options, name, None) for name in names}}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type:

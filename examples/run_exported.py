@@ -10,7 +10,7 @@ Prompts are read with the package's tokenizer; transformers' CLIPTokenizer reads
 import argparse
 import json
 from pathlib import Path
-from typing import Optional
+from typing import Any
 
 import common
 import mindspore as ms
@@ -85,18 +85,19 @@ def main(arguments: list[str]) -> None:
     exported = Exported(options.folder)
     if len(options.prompts) > exported.batch:
         raise ValueError(f"{len(options.prompts)} prompts given; the files are for {exported.batch} at a time.")
-    if not 1 <= options.steps <= len(exported.timesteps):
-        raise ValueError(f"--steps is {options.steps}; the model has {len(exported.timesteps)} timesteps.")
     prompts = options.prompts + options.prompts[-1:] * (exported.batch - len(options.prompts))
     settings = exported.about["default_settings"]
+    steps = _or_default(options.steps, settings["num_inference_steps"])
+    if not 1 <= steps <= len(exported.timesteps):
+        raise ValueError(f"--steps is {steps}; the model has {len(exported.timesteps)} timesteps.")
     scale = _or_default(options.guidance_scale, settings["guidance_scale"])
     rate = _or_default(options.truncation_rate, settings["truncation_rate"])
-    codes = exported.codes(prompts, options.steps, options.seed, scale, rate)
+    codes = exported.codes(prompts, steps, options.seed, scale, rate)
     pictures = VQDiffusionPipeline.numpy_to_pil(exported.graphs["decoder"](codes))[: len(options.prompts)]
     common.save_pictures(pictures, 1, options.prompts, options.output)
 
 
-def _or_default(given: Optional[float], default: float) -> float:
+def _or_default(given: Any, default: Any) -> Any:
     return default if given is None else given
 
 

@@ -40,14 +40,15 @@ def main(arguments: list[str]) -> None:
 
     print(f"Loading {options.model} ...")
     pipe = VQDiffusionPipeline.from_pretrained(common.source(options), mindspore_dtype=dtype)
-    frames = Frames(pipe, options.steps) if options.filmstrip else None
+    settings = {**pipe.default_settings, **common.call_settings(options)}
+    frames = Frames(pipe, settings["num_inference_steps"]) if options.filmstrip else None
     arguments = dict(
         prompt=options.prompts,
         num_images_per_prompt=options.num_images,
         generator=[options.seed + i for i in range(len(options.prompts) * options.num_images)],
         negative_prompt=options.negative_prompt,
         callback=frames,
-        **common.call_settings(options),
+        **settings,
     )
     with common.profiled(options, pipe, **arguments):
         pictures = pipe(**arguments)[0]

@@ -28,6 +28,7 @@ from mindone_vq.export.mindir import write_mindir
 from mindone_vq.nn.device import TARGETS, built_for, device
 from mindone_vq.pipelines.compilation import CompiledGraph
 from mindone_vq.pipelines.graphs import CodeDecoding, TextEncoding
+from mindone_vq.pipelines.pretrained import PUBLISHED_SETTINGS
 from tests.numerics import relative_error
 from tests.tiny_pipeline import random_pipeline, random_weights
 
@@ -97,7 +98,7 @@ def test_each_graph_is_the_pipelines(pipe, exported, rng):
 
 def test_a_generation_from_the_files_is_the_pipelines(pipe, exported, host):
     files = host.Exported(exported)
-    assert files.about["default_settings"] == {"guidance_scale": 3.0, "truncation_rate": 1.0}
+    assert files.about["default_settings"] == {**PUBLISHED_SETTINGS, "guidance_scale": 3.0}
     for steps, rate in ((4, 0.8), (10, 1.0)):
         options = dict(num_inference_steps=steps, truncation_rate=rate, generator=[7, 8])
         expected = pipe(PROMPTS, output_type="latent", **options)[0].asnumpy()

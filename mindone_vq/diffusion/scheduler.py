@@ -36,6 +36,8 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         num_train_timesteps: T.
         alpha_cum_start, alpha_cum_end: A_t at t = 0 and t = T - 1.
         gamma_cum_start, gamma_cum_end: C_t at t = 0 and t = T - 1.
+        initial_masked_share: of the latent pixels of x_T that are masked; the others are random codes. Below 1 in
+            students of a few steps, whose pictures differ by these codes.
 
     Attributes:
         timesteps: (num_inference_steps,) int32, descending; the whole range until ``set_timesteps`` is called.
@@ -55,8 +57,12 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         alpha_cum_end: float = 0.000009,
         gamma_cum_start: float = 0.000009,
         gamma_cum_end: float = 0.99999,
+        initial_masked_share: float = 1.0,
     ) -> None:
         super().__init__()
+        if not 0 <= initial_masked_share <= 1:
+            raise ValueError(f"initial_masked_share is {initial_masked_share}; it must be from 0 to 1.")
+        self.initial_masked_share = initial_masked_share
         if num_vec_classes < 2 or num_train_timesteps < 2:
             raise ValueError(
                 "A scheduler needs at least one class beside the mask and two timesteps, given "
@@ -97,7 +103,22 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
             TypeError: not an integer; not a sampler.
             ValueError: out of range, or an unknown name.
         """
-        return inference_steps(self.schedule, num_inference_steps, make_sampler(sampler), spacing)
+        return inference_steps(self.schedule, num_inference_steps, self._sampler(sampler), spacing)
+
+    def _sampler(self, sampler: Union[str, Sampler]) -> Sampler:
+        sampler = make_sampler(sampler)
+        if self.initial_masked_share < 1 and not sampler.is_exact:
+            raise ValueError(
+                f"sampler {sampler.name!r} changes masked codes only, and this model starts from random codes, too: "
+                "leave sampler out."
+            )
+        return sampler
+
+    def initial_codes(self, batch: int, pixels: int, generator: Generators = None) -> Tensor:
+        """x_T: (batch, pixels) int32; ``generator`` as ``add_noise`` takes it, and not used where all are masked."""
+        if self.initial_masked_share == 1:
+            return Tensor(np.full((batch, pixels), self.mask_class, np.int32))
+        return Tensor(self._changes((batch, pixels), 0.0, self.initial_masked_share, generator))
 
     def set_timesteps(
         self,
@@ -124,7 +145,7 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
                 f"set_timesteps was given device={device!r}: leave it out; the device is chosen with "
                 "mindspore.set_device."
             )
-        sampler = make_sampler(sampler)
+        sampler = self._sampler(sampler)
         if timesteps is None:
             steps = self.steps(num_inference_steps, sampler, spacing)
         elif num_inference_steps is not None:

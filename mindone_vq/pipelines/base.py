@@ -164,8 +164,6 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly, WarmUp):
     def prepare(
         self,
         batch: int,
-        guidance_scale: Optional[float] = None,
-        truncation_rate: Optional[float] = None,
         generator: Generators = None,
         latents: Union[Tensor, np.ndarray, None] = None,
         output_type: str = "pil",
@@ -178,20 +176,22 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly, WarmUp):
 
         Args:
             batch: pictures in all.
-            options: the other fields of ``SamplingOptions``.
+            options: fields of ``SamplingOptions``; those that are None are as the model has them.
 
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
-        defaults = self.default_settings
-        guidance_scale = defaults["guidance_scale"] if guidance_scale is None else guidance_scale
-        truncation_rate = defaults["truncation_rate"] if truncation_rate is None else truncation_rate
-        options = SamplingOptions(guidance_scale=guidance_scale, truncation_rate=truncation_rate, **options)
+        given = {name: value for name, value in options.items() if value is not None}
+        options = SamplingOptions(**{**PUBLISHED_SETTINGS, **self.default_settings, **given})
         callbacks = Callbacks(callback, callback_steps, callback_on_step_end)
         check_output_type(output_type)
         steps = self.scheduler.steps(options.num_inference_steps, options.sampler, options.spacing)
-        x_T = self._checked_latents(latents, batch)
-        return Call(options, steps, x_T, make_generators(generator, batch), callbacks, output_type)
+        generators, pixels = make_generators(generator, batch), self.transformer.num_latent_pixels
+        if latents is None:
+            x_T = self.scheduler.initial_codes(batch, pixels, generators)
+        else:
+            x_T = self._checked_latents(latents, batch)
+        return Call(options, steps, x_T, generators, callbacks, output_type)
 
     def _checked_latents(self, latents: Any, batch: int) -> Tensor:
         return check_latents(latents, (batch, self.transformer.num_latent_pixels), self.transformer.num_vector_embeds)

@@ -106,10 +106,8 @@ def check_embeddings(embeddings: Any, hidden_size: int, name: str) -> None:
         raise ValueError(f"{name} has shape {embeddings.shape}; it must be (prompts, length, {hidden_size}).")
 
 
-def check_latents(latents: Union[Tensor, np.ndarray, None], shape: Sequence[int], classes: int) -> Tensor:
-    """The codes to start from, int32; all masked where none are given."""
-    if latents is None:
-        return Tensor(np.full(shape, classes - 1, np.int32))
+def check_latents(latents: Union[Tensor, np.ndarray], shape: Sequence[int], classes: int) -> Tensor:
+    """The codes to start from, int32."""
     array = latents.asnumpy() if isinstance(latents, Tensor) else np.asarray(latents)
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"latents are codes, integers; given {_describe(latents)}.")

@@ -41,7 +41,7 @@ class ClassToImagePipeline(DiffusionPipeline):
     def __call__(
         self,
         class_labels: Union[int, Sequence[int]],
-        num_inference_steps: int = 100,
+        num_inference_steps: Optional[int] = None,
         guidance_scale: Optional[float] = None,
         truncation_rate: Optional[float] = None,
         num_images_per_class: int = 1,
@@ -52,8 +52,8 @@ class ClassToImagePipeline(DiffusionPipeline):
         callback: Optional[Callable[[int, int, Tensor], None]] = None,
         callback_steps: int = 1,
         callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
-        sampler: Union[str, Sampler] = "ancestral",
-        spacing: str = "uniform",
+        sampler: Union[str, Sampler, None] = None,
+        spacing: Optional[str] = None,
         top_k: Optional[int] = None,
         guidance_schedule: GuidanceSchedule = "constant",
     ) -> ImagePipelineOutput:

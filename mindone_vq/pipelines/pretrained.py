@@ -9,6 +9,7 @@ import mindspore as ms
 from mindspore import nn
 
 import mindone_vq
+from mindone_vq.diffusion.options import SamplingOptions
 from mindone_vq.pipelines.card import UNKNOWN, write_card
 from mindone_vq.weights import hub
 from mindone_vq.weights.files import read_json, write_json
@@ -16,7 +17,13 @@ from mindone_vq.weights.pretrained import SaveMixin, check_dtype, logger
 from mindone_vq.weights.store import weight_files
 
 # As diffusers' pipeline has them.
-PUBLISHED_SETTINGS = {"guidance_scale": 5.0, "truncation_rate": 1.0}
+PUBLISHED_SETTINGS = {
+    "guidance_scale": 5.0,
+    "truncation_rate": 1.0,
+    "num_inference_steps": 100,
+    "sampler": "ancestral",
+    "spacing": "uniform",
+}
 PIPELINES = ("VQDiffusionPipeline", "ClassToImagePipeline", "UnconditionalPipeline")
 DtypeOfEach = Union[ms.Type, Mapping[str, ms.Type], None]
 # Keywords of from_pretrained beside the components and those for the hub.
@@ -29,15 +36,15 @@ class PretrainedPipeline(SaveMixin):
     ``component_classes`` gives each component's class, and the library that model_index.json names for it.
 
     Attributes:
-        default_settings: the ``guidance_scale`` and ``truncation_rate`` of a call that is not given them: the model's
-            own, from an entry of model_index.json that diffusers ignores, or else ``PUBLISHED_SETTINGS``.
+        default_settings: what a call has for those of ``PUBLISHED_SETTINGS`` that it is not given: the model's own,
+            from an entry of model_index.json that diffusers ignores, or else the published ones.
         name_or_path: the source given to ``from_pretrained``; None for a pipeline made of its components.
         training_notes: what the model card of a saved pipeline says of its training, in Markdown.
     """
 
     component_classes: dict[str, tuple[str, type]] = {}
     index_name: Optional[str] = None  # the name in model_index.json, if not that of the class
-    default_settings: dict[str, float]
+    default_settings: dict[str, Any]
     name_or_path: Optional[str] = None
     training_notes = UNKNOWN
 
@@ -137,7 +144,7 @@ class PretrainedPipeline(SaveMixin):
         return {name: type(component).__name__ for name, component in self.components.items()}
 
     @classmethod
-    def index(cls, class_names: Mapping[str, str], settings: Mapping[str, float]) -> dict[str, Any]:
+    def index(cls, class_names: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
         """The content of model_index.json.
 
         Args:
@@ -168,7 +175,7 @@ def _named_pipeline(source: Union[str, os.PathLike], base: type, options: Mappin
     return getattr(mindone_vq, named)
 
 
-def check_index(cls: type, folder: Path) -> dict[str, float]:
+def check_index(cls: type, folder: Path) -> dict[str, Any]:
     """Raises ValueError where model_index.json describes another pipeline; returns the model's default settings.
 
     Old and new releases of diffusers differ in the library they name for a component; the classes are the same.
@@ -186,10 +193,11 @@ def check_index(cls: type, folder: Path) -> dict[str, float]:
             raise ValueError(
                 f"{folder / 'model_index.json'} gives {name} as {entry}, expected a {component_class.__name__}."
             )
-    settings = index.get("_default_settings", {})
-    if not isinstance(settings, dict) or not settings.keys() <= PUBLISHED_SETTINGS.keys():
-        raise ValueError(
-            f"{folder / 'model_index.json'} has _default_settings {settings}; they are numbers for "
-            f"{' and '.join(PUBLISHED_SETTINGS)}."
-        )
+    settings, known = index.get("_default_settings", {}), ", ".join(PUBLISHED_SETTINGS)
+    try:
+        if not isinstance(settings, dict) or not settings.keys() <= PUBLISHED_SETTINGS.keys():
+            raise ValueError(f"they can be {known}")
+        SamplingOptions(**settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'model_index.json'} has _default_settings {settings}: {error}.") from error
     return settings

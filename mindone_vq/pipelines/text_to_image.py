@@ -86,7 +86,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
     def __call__(
         self,
         prompt: Optional[Prompt] = None,
-        num_inference_steps: int = 100,
+        num_inference_steps: Optional[int] = None,
         guidance_scale: Optional[float] = None,
         truncation_rate: Optional[float] = None,
         num_images_per_prompt: int = 1,
@@ -100,8 +100,8 @@ class VQDiffusionPipeline(DiffusionPipeline):
         negative_prompt: Optional[Prompt] = None,
         prompt_embeds: Optional[Tensor] = None,
         negative_prompt_embeds: Optional[Tensor] = None,
-        sampler: Union[str, Sampler] = "ancestral",
-        spacing: str = "uniform",
+        sampler: Union[str, Sampler, None] = None,
+        spacing: Optional[str] = None,
         top_k: Optional[int] = None,
         guidance_schedule: GuidanceSchedule = "constant",
     ) -> ImagePipelineOutput:
@@ -111,7 +111,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
             prompt: what to show; a list gives a batch; a list of (prompt, weight) composes them into one picture, each
                 with its share in guidance. Not given together with ``prompt_embeds``.
             num_inference_steps: 1 to the timesteps of training; fewer are spread over the whole range. Samplers other
-                than "ancestral" may take more.
+                than "ancestral" may take more. None: the model's setting, by default 100.
             guidance_scale: of classifier-free guidance, which is on above 1. None: the model's setting, by default 5.
             truncation_rate: share of the probability kept at each pixel, (0, 1]; 1 keeps all. None: the model's
                 setting, by default 1.
@@ -129,8 +129,10 @@ class VQDiffusionPipeline(DiffusionPipeline):
                 token of length 1, one for each prompt.
             sampler: how a step is drawn: "ancestral", the reverse process itself; or the heuristics for few steps,
                 "purity", "confidence" and "halton"; or an object of their classes in ``mindone_vq.diffusion.samplers``.
+                None: the model's setting, by default "ancestral".
             spacing: of the timesteps: "uniform"; "masked", evenly in the share of masked pixels; or "cosine", "square"
-                and "cubic", which unmask few pixels at first and many at the end.
+                and "cubic", which unmask few pixels at first and many at the end. None: the model's setting, by default
+                "uniform".
             top_k: number of likeliest classes kept at each pixel, instead of ``truncation_rate``.
             guidance_schedule: "constant"; "linear", from no guidance at the first step to ``guidance_scale`` at the
                 last; or an interval (low, high) of t / T outside of which there is no guidance (1 is all masked).

@@ -40,7 +40,7 @@ class UnconditionalPipeline(DiffusionPipeline):
     def __call__(
         self,
         batch_size: int = 1,
-        num_inference_steps: int = 100,
+        num_inference_steps: Optional[int] = None,
         truncation_rate: Optional[float] = None,
         generator: Generators = None,
         latents: Union[Tensor, np.ndarray, None] = None,
@@ -49,8 +49,8 @@ class UnconditionalPipeline(DiffusionPipeline):
         callback: Optional[Callable[[int, int, Tensor], None]] = None,
         callback_steps: int = 1,
         callback_on_step_end: Optional[Callable[..., Optional[dict]]] = None,
-        sampler: Union[str, Sampler] = "ancestral",
-        spacing: str = "uniform",
+        sampler: Union[str, Sampler, None] = None,
+        spacing: Optional[str] = None,
         top_k: Optional[int] = None,
     ) -> ImagePipelineOutput:
         """Generates ``batch_size`` pictures; the rest as in ``VQDiffusionPipeline``.

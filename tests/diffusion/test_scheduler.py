@@ -195,3 +195,20 @@ def test_generators_of_mindspore_and_its_seed():
     assert first != second
     ms.set_seed(5)
     assert [uniforms(None), uniforms(None)] == [first, second]
+
+
+def test_the_start_is_masked_or_drawn(rng):
+    published = VQDiffusionScheduler(13)
+    assert (published.initial_codes(2, 5, 0).asnumpy() == 12).all()
+    scheduler = VQDiffusionScheduler(13, initial_masked_share=0.6, gamma_cum_end=0.6)
+    codes = scheduler.initial_codes(40, 500, 0).asnumpy()
+    shares = np.bincount(codes.ravel(), minlength=13) / codes.size
+    assert abs(shares[12] - 0.6) < 0.02 and np.abs(shares[:12] - 0.4 / 12).max() < 0.01
+    assert np.array_equal(codes, scheduler.initial_codes(40, 500, 0).asnumpy())
+    one_each = scheduler.initial_codes(2, 500, [7, 8]).asnumpy()
+    assert np.array_equal(one_each[1:], scheduler.initial_codes(1, 500, [8]).asnumpy())
+    assert VQDiffusionScheduler.from_config(scheduler.config).initial_masked_share == 0.6
+    with pytest.raises(ValueError, match="sampler 'confidence' changes masked codes only"):
+        scheduler.steps(4, "confidence")
+    with pytest.raises(ValueError, match="initial_masked_share is 1.5"):
+        VQDiffusionScheduler(13, initial_masked_share=1.5)

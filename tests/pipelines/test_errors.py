@@ -114,8 +114,10 @@ def test_the_index_of_another_pipeline_is_refused(folder):
     for wrong, named in (
         ({"_class_name": "StableDiffusionPipeline"}, "index of a StableDiffusionPipeline"),
         ({"transformer": ["diffusers", "UNet2DConditionModel"]}, "expected a Transformer2DModel"),
-        ({"_default_settings": {"steps": 3}}, "numbers for guidance_scale and truncation_rate"),
-        ({"_default_settings": [2.0]}, "numbers for guidance_scale and truncation_rate"),
+        ({"_default_settings": {"steps": 3}}, "they can be guidance_scale, truncation_rate, num_inference_steps"),
+        ({"_default_settings": [2.0]}, "they can be guidance_scale, truncation_rate, num_inference_steps"),
+        ({"_default_settings": {"truncation_rate": 2.0}}, "truncation_rate is 2.0"),
+        ({"_default_settings": {"sampler": "fast"}}, "sampler is 'fast'"),
     ):
         (folder / "model_index.json").write_text(json.dumps({**index, **wrong}))
         with pytest.raises(ValueError, match=named):

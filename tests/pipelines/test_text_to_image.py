@@ -159,10 +159,15 @@ def test_a_call_uses_the_settings_of_the_model_and_they_are_saved_with_it(tiny, 
     pipe = VQDiffusionPipeline.from_pipe(tiny)
     assert np.array_equal(codes(pipe), codes(pipe, guidance_scale=5.0, truncation_rate=1.0))
     assert "_default_settings" not in pipe.index({}, pipe.default_settings)
-    pipe.default_settings = {"guidance_scale": 1.0, "truncation_rate": 0.3}
+    chosen = {"guidance_scale": 1.0, "truncation_rate": 0.3, "sampler": "confidence", "spacing": "square"}
+    pipe.default_settings.update(chosen)
     own = codes(pipe)
-    assert np.array_equal(own, codes(pipe, guidance_scale=1.0, truncation_rate=0.3))
-    assert not np.array_equal(own, codes(pipe, truncation_rate=1.0))
+    assert np.array_equal(own, codes(tiny, **chosen))
+    for name, value in (("truncation_rate", 1.0), ("sampler", "ancestral"), ("spacing", "uniform")):
+        assert not np.array_equal(own, codes(pipe, **{name: value}))
+    pipe.default_settings["num_inference_steps"] = 4
+    four = pipe("stripes", generator=0, output_type="latent")[0].asnumpy()
+    assert np.array_equal(four, tiny("stripes", 4, generator=0, output_type="latent", **chosen)[0].asnumpy())
     pipe.save_pretrained(tmp_path / "pipe")
     convert(Options(str(tmp_path / "pipe"), tmp_path / "converted"))
     for folder in ("pipe", "converted"):

@@ -11,6 +11,7 @@ from mindspore import Tensor
 from PIL import Image
 
 from mindone_vq import VQDiffusionPipeline, VQModel
+from mindone_vq.pipelines.pretrained import PUBLISHED_SETTINGS
 from mindone_vq.training.checkpoint import latest_checkpoint
 from mindone_vq.training.data.codes import cached_codes
 from mindone_vq.training.data.dataset import CaptionedPictures, open_dataset
@@ -140,7 +141,7 @@ def test_text_to_image_leaves_a_pipeline_of_averaged_weights(text_run):
     folder = text_run.settings.output
     assert len(text_run.codes) == len(text_run.ids) == 7
     pipe = VQDiffusionPipeline.from_pretrained(folder)
-    assert pipe.default_settings == {"guidance_scale": 2.0, "truncation_rate": 0.86}  # of the previews
+    assert pipe.default_settings == {**PUBLISHED_SETTINGS, "guidance_scale": 2.0, "truncation_rate": 0.86}
     last = read_safetensors(latest_checkpoint(folder / "checkpoints"))
     for cell in (pipe.transformer, pipe.text_encoder, pipe.learned_classifier_free_sampling_embeddings):
         for name, array in tiny.weights(cell).items():

@@ -131,10 +131,9 @@ class TextToImageTraining(Training):
     def save(self, folder: Path) -> None:
         """The pipeline, as ``VQDiffusionPipeline.from_pretrained`` reads it; its defaults are those of the previews."""
         settings = self.settings
-        self.pipe.default_settings = {
-            "guidance_scale": settings.preview_guidance_scale,
-            "truncation_rate": settings.preview_truncation_rate,
-        }
+        self.pipe.default_settings.update(
+            guidance_scale=settings.preview_guidance_scale, truncation_rate=settings.preview_truncation_rate
+        )
         self.pipe.training_notes = (
             f"{self.step} steps of {settings.batch_size} captioned pictures from `{Path(settings.data).name}`, with "
             f"mindone_vq's text-to-image training; `{SETTINGS_FILE}` beside this file has every setting."
