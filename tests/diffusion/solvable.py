@@ -61,11 +61,13 @@ def draws(
     timesteps: int = 100,
     spacing: str = "uniform",
     tables: Optional[dict[float, np.ndarray]] = None,
+    **schedule: float,
 ) -> np.ndarray:
     """What the sampler ends with when the network is exact: counts of ``CLEAN_STATES`` among ``count`` draws."""
-    scheduler, cell = VQDiffusionScheduler(CLASSES + 1, timesteps), sampler.cell(CLASSES, PIXELS)
+    scheduler = VQDiffusionScheduler(CLASSES + 1, timesteps, **schedule)
+    cell = sampler.cell(CLASSES, PIXELS)
     nothing_known = Tensor(np.zeros((count, PIXELS), bool))
-    x_t = np.full((count, PIXELS), CLASSES, np.int32)
+    x_t = scheduler.initial_codes(count, PIXELS, rng).asnumpy()
     places = (CLASSES + 1) ** np.arange(PIXELS)[::-1]
     tables = {} if tables is None else tables
     for step in scheduler.steps(steps, sampler, spacing):

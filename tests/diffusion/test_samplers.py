@@ -5,7 +5,7 @@ from mindspore import Tensor
 from scipy.stats import chisquare
 
 from mindone_vq import VQDiffusionScheduler
-from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Confidence, Halton, Purity, make_sampler
+from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Confidence, Flow, Halton, Purity, make_sampler
 from mindone_vq.diffusion.samplers.confidence import TEMPERATURE
 from mindone_vq.diffusion.samplers.halton import halton_places
 from mindone_vq.diffusion.samplers.sampler import MASKED_SHARE, STEPS_LEFT, gumbel, ranked
@@ -26,6 +26,25 @@ def test_choosing_positions_by_what_is_not_drawn_changes_nothing_there(sampler, 
     data = independent(rng)
     counts = draws(data, sampler, steps, DRAWS, rng)
     assert chisquare(counts, data * DRAWS).pvalue > UNLIKELY
+
+
+@pytest.mark.parametrize("start", [1.0, 0.6, 0.0])
+@pytest.mark.parametrize("sampler, steps", [(Flow(), 10), (Flow(), 3), (Ancestral(), 4)])
+def test_a_start_of_random_codes_ends_with_the_data_too(sampler, steps, start, rng):
+    data, end = independent(rng), min(max(start, 1e-5), 0.99999)
+    counts = draws(data, sampler, steps, DRAWS, rng, gamma_cum_end=end, initial_masked_share=start)
+    assert chisquare(counts, data * DRAWS).pvalue > UNLIKELY
+
+
+def test_noise_that_gets_no_code_stays(rng):
+    scheduler = VQDiffusionScheduler(8, 100)
+    _, x_t, x_s, uniforms = random_step(rng, Flow(), masked=5, batch=400)
+    chance = Flow().parameters(scheduler.schedule, 60, 30, 1)[0]
+    keep = scheduler.schedule.keep
+    assert chance == pytest.approx((keep[30] - keep[60]) / (1 - keep[60]))
+    assert np.array_equal(x_s[uniforms[1] >= chance], x_t[uniforms[1] >= chance])
+    assert abs((x_s[:, x_t[0] == 7] == 7).mean() - (1 - chance)) < 0.03
+    assert Flow().parameters(scheduler.schedule, 60, -1, 1)[0] == 1
 
 
 @pytest.mark.parametrize("sampler", [Purity(r=2.0), Confidence(temperature=0.5)])
