@@ -75,6 +75,19 @@ class VariationalLoss(nn.Cell):
         return loss, (ops.stop_gradient(kl), ops.stop_gradient(auxiliary))
 
 
+class LikelihoodLoss(nn.Cell):
+    """-log p(x_0 | x_t), a mean over the latent pixels: the loss of flows (arXiv 2407.15595, equation 27)."""
+
+    def construct(
+        self, log_p_x_0: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor, probability: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """As ``VariationalLoss``; for each image its loss, and the share of pixels where x_0 is the likeliest class."""
+        log_likelihood = ops.gather_elements(log_p_x_0, 2, x_0.expand_dims(-1)).squeeze(-1)  # (batch, pixels)
+        hits = (ops.stop_gradient(log_likelihood) >= ops.stop_gradient(log_p_x_0).max(-1)).astype(ms.float32)
+        nats = -log_likelihood.mean(-1)
+        return nats.mean(), (ops.stop_gradient(nats), hits.mean(-1))
+
+
 def chosen(first: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``a`` where ``first`` is 1, else ``b``; both finite. Ascend has no kernel for the gradient of ``where``."""
     return first * a + (1.0 - first) * b

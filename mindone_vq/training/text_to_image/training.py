@@ -1,27 +1,24 @@
 """Training the denoiser, and if wanted the text encoder, on captioned pictures."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from mindspore import Parameter
-from PIL import Image
 
-from mindone_vq.pictures import grid
 from mindone_vq.training.data.batches import Order
 from mindone_vq.training.data.codes import cached_codes
 from mindone_vq.training.data.dataset import open_dataset
 from mindone_vq.training.devices import Devices
-from mindone_vq.training.run import SETTINGS_FILE, Training
-from mindone_vq.training.text_to_image.loss import TextToImageLoss, VariationalLoss
+from mindone_vq.training.run import SETTINGS_FILE
+from mindone_vq.training.text_to_image.denoiser import DenoiserTraining
+from mindone_vq.training.text_to_image.loss import VariationalLoss
 from mindone_vq.training.text_to_image.pipeline import TextToImageSettings, make_pipeline
 from mindone_vq.training.text_to_image.timesteps import TimestepSampler
-from mindone_vq.training.update.updates import Updates
 
 BUCKETS = 10  # of timesteps, for the log
-PREVIEWS_OF_A_PROMPT = 4
 
 
-class TextToImageTraining(Training):
+class TextToImageTraining(DenoiserTraining):
     """Trains VQ-Diffusion (arXiv 2111.14822, section 4; arXiv 2205.16007, section 3.1) on captioned pictures."""
 
     settings: TextToImageSettings
@@ -38,34 +35,17 @@ class TextToImageTraining(Training):
         self.prompts = list(settings.preview_prompts) or list(dict.fromkeys(captions))[:4]
         self.order = Order(len(self.codes), settings.batch_size, settings.seed)
         self.timesteps = TimestepSampler(self.num_timesteps, settings.importance_sampling)
-        self.updates = Updates(self._loss(), self._trained(), settings, devices)
+        self.updates = self._make_updates(
+            VariationalLoss(
+                pipe.scheduler.schedule, settings.mask_weight, settings.auxiliary_weight, settings.adaptive_auxiliary
+            )
+        )
         self._buckets = min(BUCKETS, self.num_timesteps)
         self._bucket_sums, self._bucket_counts = np.zeros(self._buckets), np.zeros(self._buckets)
 
-    def _loss(self) -> TextToImageLoss:
-        pipe, settings = self.pipe, self.settings
-        if settings.recompute:
-            pipe.transformer.enable_gradient_checkpointing()
-        loss = VariationalLoss(
-            pipe.scheduler.schedule, settings.mask_weight, settings.auxiliary_weight, settings.adaptive_auxiliary
-        )
-        null_text = pipe.learned_classifier_free_sampling_embeddings
-        return TextToImageLoss(pipe.text_encoder, null_text, pipe.transformer, loss, settings.train_text_encoder)
-
-    def _trained(self) -> list[Parameter]:
-        cells = [self.pipe.transformer, self.pipe.learned_classifier_free_sampling_embeddings]
-        cells += [self.pipe.text_encoder] if self.settings.train_text_encoder else []
-        return [parameter for cell in cells for parameter in cell.trainable_params()]
-
     def advance(self) -> dict[str, float]:
         batch = x_0, _, timesteps, probabilities, _, _ = self._batch()
-        # each part of the batch is shared by all devices
-        columns = (np.split(array, self.settings.accumulation) for array in batch)
-        parts = [tuple(map(self.devices.part, part)) for part in zip(*columns)]
-        update = self.updates(self.step, self.learning_rate.at(self.step), parts)
-        kl, auxiliary = (
-            np.concatenate([self.devices.gather(report[i].asnumpy()) for report in update.reports]) for i in range(2)
-        )
+        update, (kl, auxiliary) = self._update(batch)
         pixels, drawn = x_0.shape[1], slice(self.settings.all_masked, None)
         timesteps, probabilities, kl = timesteps[drawn], probabilities[drawn], kl[drawn]
         if np.isfinite(update.norm):
@@ -107,36 +87,27 @@ class TextToImageTraining(Training):
         self._bucket_sums[:] = self._bucket_counts[:] = 0
         return values
 
-    def previews(self) -> dict[str, Image.Image]:
-        """Four pictures of each prompt."""
-        settings, columns = self.settings, PREVIEWS_OF_A_PROMPT
-        with self.updates:
-            pictures = self.pipe(
-                self.prompts,
-                num_inference_steps=min(settings.preview_steps, self.num_timesteps),
-                guidance_scale=settings.preview_guidance_scale,
-                truncation_rate=settings.preview_truncation_rate,
-                num_images_per_prompt=columns,
-                generator=list(range(columns * len(self.prompts))),
-            )[0]
-        rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-        return {"prompts": grid(rows, self.prompts)}
+    @property
+    def call_settings(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "guidance_scale": settings.preview_guidance_scale,
+            "truncation_rate": settings.preview_truncation_rate,
+        }
+
+    def _preview_settings(self) -> dict[str, Any]:
+        return {"num_inference_steps": min(self.settings.preview_steps, self.num_timesteps)}
+
+    @property
+    def training_notes(self) -> str:
+        settings = self.settings
+        return (
+            f"{self.step} steps of {settings.batch_size} captioned pictures from `{Path(settings.data).name}`, with "
+            f"mindone_vq's text-to-image training; `{SETTINGS_FILE}` beside this file has every setting."
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         return self.timesteps.state()
 
     def restore_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         self.timesteps.restore(arrays)
-
-    def save(self, folder: Path) -> None:
-        """The pipeline, as ``VQDiffusionPipeline.from_pretrained`` reads it; its defaults are those of the previews."""
-        settings = self.settings
-        self.pipe.default_settings.update(
-            guidance_scale=settings.preview_guidance_scale, truncation_rate=settings.preview_truncation_rate
-        )
-        self.pipe.training_notes = (
-            f"{self.step} steps of {settings.batch_size} captioned pictures from `{Path(settings.data).name}`, with "
-            f"mindone_vq's text-to-image training; `{SETTINGS_FILE}` beside this file has every setting."
-        )
-        with self.updates:
-            self.pipe.save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""Distilling a pipeline into a student of a few steps."""

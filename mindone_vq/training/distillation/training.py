@@ -1,0 +1,100 @@
+"""Training a student of a few steps on what its teacher draws."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindone_vq.diffusion.samplers import Flow
+from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
+from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
+from mindone_vq.text.prompts import read_prompts
+from mindone_vq.training.data.batches import Order
+from mindone_vq.training.devices import Devices
+from mindone_vq.training.distillation.pairs import drawn_pairs
+from mindone_vq.training.distillation.settings import DistillationSettings
+from mindone_vq.training.run import SETTINGS_FILE
+from mindone_vq.training.text_to_image.denoiser import DenoiserTraining
+from mindone_vq.training.text_to_image.loss import LikelihoodLoss
+
+NEARLY = 0.99999  # the published share of masks at the end of the forward process
+
+
+class DistillationTraining(DenoiserTraining):
+    """Trains a copy of a pipeline on pairs of x_T and x_0 (ReDi, arXiv 2507.15897).
+
+    x_t is, pixel by pixel, x_0 with probability A_t, else x_T, for the timesteps of the student's own steps; the
+    student learns p(x_0 | x_t). The teacher's guidance is in x_0, so the student needs none.
+    """
+
+    settings: DistillationSettings
+
+    def __init__(self, settings: DistillationSettings, devices: Devices) -> None:
+        super().__init__(settings, devices)
+        teacher = VQDiffusionPipeline.from_pretrained(settings.data)
+        teacher.set_progress_bar_config(disable=True)
+        share = settings.initial_masked_share
+        scheduler = VQDiffusionScheduler.from_config(
+            teacher.scheduler.config, initial_masked_share=share, gamma_cum_end=min(max(share, 1 - NEARLY), NEARLY)
+        )
+        prompts = [prompt.text for prompt in read_prompts(Path(settings.prompts))]
+        drawing = {"num_inference_steps": settings.teacher_steps, "spacing": settings.teacher_spacing}
+        self.dataset = drawn_pairs(
+            teacher,
+            scheduler,
+            prompts,
+            settings.pairs,
+            settings.teacher_batch_size,
+            drawing,
+            settings.seed,
+            settings.output / "cache",
+            devices,
+        )
+        self.pipe = VQDiffusionPipeline.from_pipe(teacher, scheduler=scheduler)
+        steps = scheduler.steps(settings.student_steps, Flow(), settings.student_spacing)
+        self.timesteps = np.array([step.timestep for step in steps])
+        self.ids = self.pipe.tokenize(self.dataset.prompts)
+        self.prompts = list(settings.preview_prompts) or list(dict.fromkeys(prompts))[:4]
+        self.order = Order(len(self.dataset.ends), settings.batch_size, settings.seed)
+        self.updates = self._make_updates(LikelihoodLoss())
+
+    @property
+    def call_settings(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "guidance_scale": 1.0,
+            "truncation_rate": 1.0,
+            "num_inference_steps": settings.student_steps,
+            "sampler": Flow.name,
+            "spacing": settings.student_spacing,
+        }
+
+    @property
+    def training_notes(self) -> str:
+        settings = self.settings
+        return (
+            f"Distilled from `{Path(settings.data).name}` to {settings.student_steps} steps without guidance, by "
+            f"{self.step} steps of {settings.batch_size} of {settings.pairs} pictures that it drew; `{SETTINGS_FILE}` "
+            "beside this file has every setting."
+        )
+
+    def advance(self) -> dict[str, float]:
+        update, (nats, hits) = self._update(self._batch())
+        return {
+            "loss": update.loss,
+            "likeliest_is_right": float(hits.mean()),
+            "gradient_norm": update.norm,
+            "nats": float(nats.mean()),
+        }
+
+    def _batch(self) -> tuple[np.ndarray, ...]:
+        """The arguments of ``TextToImageLoss`` for the whole batch of this step."""
+        settings, pairs, count = self.settings, self.dataset, self.settings.batch_size
+        rng = np.random.default_rng((settings.seed, self.step, 1))  # of this step alone: a run can be continued
+        indices, _ = self.order.batch(self.step)
+        x_0, x_T = pairs.ends[indices], pairs.starts[indices]
+        timesteps = rng.choice(self.timesteps, count).astype(np.int32)
+        keep = self.pipe.scheduler.schedule.keep[timesteps][:, None]
+        x_t = np.where(rng.random(x_0.shape) < keep, x_0, x_T).astype(np.int32)
+        ones = np.ones(count, np.float32)
+        return x_0, x_t, timesteps, ones, self.ids[indices], np.zeros(count, bool)
