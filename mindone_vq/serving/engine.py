@@ -91,6 +91,7 @@ class Job:
         self.request, self.options = request, options
         self.preview_every, self.on_progress = preview_every, on_progress
         self.pictures: Future[list[Image.Image]] = Future()
+        self.pictures.set_running_or_notify_cancel()  # the engine alone ends it: asyncio cancels futures that it wraps
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:

@@ -1,5 +1,7 @@
 """The engine draws for many callers what each would get alone."""
 
+import asyncio
+import contextlib
 import logging
 import threading
 
@@ -134,6 +136,20 @@ def test_a_waiting_request_can_be_cancelled(engine, held):
         job.pictures.result(MINUTE)
     other.pictures.result(MINUTE)
     assert engine.drawn == [["first"], ["b"]]
+
+
+def test_asyncio_may_cancel_what_it_waits_for(engine, held):
+    async def wait_a_little(job):
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(job.pictures), 0.05)
+
+    job, other = engine.submit(request("a")), engine.submit(request("b"))
+    asyncio.run(wait_a_little(job))
+    job.cancel()
+    held()
+    other.pictures.result(MINUTE)
+    with pytest.raises(Cancelled):
+        job.pictures.result(MINUTE)
 
 
 def test_a_request_is_cancelled_within_a_step(engine):
