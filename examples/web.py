@@ -51,7 +51,7 @@ KNOWN = {  # what a bundled model knows, and prompts to click
         ],
     ),
 }
-CSS = ".picture img, .strip img { image-rendering: pixelated; } footer { display: none !important; }"
+CSS = ".strip img { image-rendering: pixelated; } footer { display: none !important; }"
 
 
 class Page:
@@ -222,7 +222,7 @@ def build(page: Page, model: str, defaults: dict[str, float]) -> gr.Blocks:
             seed = gr.Number(-1, label="Seed (-1: random)", precision=0, elem_id="seed")
             count = gr.Slider(1, MOST_PICTURES, 1, step=1, label="Pictures", elem_id="count")
         settings = [prompt, steps, sampler, spacing, guidance, seed, count, kept]
-        strip = dict(object_fit="contain", format="png", columns=MOST_PICTURES, elem_classes="strip", show_label=False)
+        strip = dict(object_fit="contain", format="png", fit_columns=False, elem_classes="strip", show_label=False)
 
         def results(name: str, button: str) -> tuple[gr.Button, list]:
             """A button that draws, one that cancels, and where the pictures, the state and the files appear."""
@@ -230,7 +230,7 @@ def build(page: Page, model: str, defaults: dict[str, float]) -> gr.Blocks:
                 draw = gr.Button(button, variant="primary", elem_id=f"{name}-draw")
                 gr.Button("Cancel", elem_id=f"{name}-cancel").click(page.cancel, None, None, queue=False)
             said = gr.Markdown("", elem_id=f"{name}-said")
-            gallery = gr.Gallery(elem_id=f"{name}-pictures", height=SHOWN_SIDE + 40, **strip)
+            gallery = gr.Gallery(elem_id=f"{name}-pictures", columns=MOST_PICTURES, **strip)
             files = gr.Files(label="Download, with prompt and settings inside", elem_id=f"{name}-files")
             return draw, [gallery, said, kept, files]
 
@@ -268,7 +268,7 @@ def build(page: Page, model: str, defaults: dict[str, float]) -> gr.Blocks:
             compared = gr.Image(format="png", elem_id="compare-picture", show_label=False)
             draw.click(page.compare, [prompt, samplers, spacing, guidance, seed], [compared, said])
         with gr.Accordion("Pictures of this session", open=True):
-            session = gr.Gallery(elem_id="session", columns=6, object_fit="contain", format="png", show_label=False)
+            session = gr.Gallery(elem_id="session", columns=6, **strip)
             kept.change(lambda pictures: [tuple(each) for each in pictures], kept, session)
     return blocks
 
