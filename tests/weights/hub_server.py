@@ -9,6 +9,8 @@ import threading
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import yaml
+
 TOKEN, OWNER = "hf_secret", "me"
 PART = 2**14  # bytes written at a time
 
@@ -147,6 +149,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.server.repositories[id].commit("main", {})
         return self.answer(409 if exists else 200, {"url": f"{self.server.address}/{id}", "id": id})
 
+    def validate(self, body):
+        """A model card needs metadata, between two lines of dashes at its top."""
+        _, front, _ = json.loads(body)["content"].split("---\n", 2)
+        wrong = not isinstance(yaml.safe_load(front), dict)
+        errors = [{"message": "the card has no metadata"}] if wrong else []
+        self.answer(400 if wrong else 200, {"errors": errors, "warnings": []})
+
     def preupload(self, body, id, revision):
         """Weights go the way of large files."""
         modes = [
@@ -206,6 +215,7 @@ ID, REVISION = r"(?P<id>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
 ROUTES = [
     (r"/api/whoami-v2", Handler.whoami),
     (r"/api/repos/create", Handler.create),
+    (r"/api/validate-yaml", Handler.validate),
     (rf"/api/models/{ID}/preupload/{REVISION}", Handler.preupload),
     (rf"/api/models/{ID}/commit/{REVISION}", Handler.commit),
     (rf"/api/models/{ID}/tree/{REVISION}", Handler.tree),
