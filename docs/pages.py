@@ -15,6 +15,7 @@ PAGES = {
     "contributing.md": "CONTRIBUTING.md",
     "changes.md": "CHANGELOG.md",
 }
+PAGE_OF = {source: page for page, source in PAGES.items()}
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)]*)?\)")
 
 
@@ -33,8 +34,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     def moved(match: re.Match) -> str:
         text, link, anchor = match.groups()
         target = posixpath.normpath(posixpath.join(posixpath.dirname(own), link))
-        pages = {source: name for name, source in PAGES.items()}
-        place = pages.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
+        place = PAGE_OF.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
         if place is None:
             return text
         relative = posixpath.relpath(place, posixpath.dirname(page.file.src_uri) or ".")

@@ -21,8 +21,7 @@ from mindone_vq.profiling import traced
 from mindone_vq.training.data.dataset import METADATA
 from mindone_vq.training.devices import connect
 from mindone_vq.weights.files import check_writable, write_atomically
-
-DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+from mindone_vq.weights.pretrained import FLOAT_TYPES
 
 
 def parser(description: str, output: str) -> argparse.ArgumentParser:
@@ -30,7 +29,7 @@ def parser(description: str, output: str) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--steps", type=int, help="denoising steps [the model's setting]")
     result.add_argument("--seed", type=int, default=0, help="picture i uses seed + i [%(default)s]")
-    result.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights [%(default)s]")
+    result.add_argument("--dtype", choices=FLOAT_TYPES, default="float32", help="type of the weights [%(default)s]")
     result.add_argument("--device", choices=["CPU", "Ascend"], help="[MindSpore's choice]")
     result.add_argument("--output", type=Path, default=Path(output), help="[%(default)s]")
     return result
@@ -116,7 +115,7 @@ def set_up(options: argparse.Namespace, number: Optional[int] = None) -> ms.Type
         choose_device(device, number)
     elif options.device:
         choose_device(options.device)
-    return DTYPES[options.dtype]
+    return FLOAT_TYPES[options.dtype]
 
 
 def choose_device(device: str, *number: int) -> None:

@@ -52,7 +52,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
-    check(options)
     if options.ray:
         on_ray(options)
     elif (devices := side_by_side()) is not None:
@@ -65,17 +64,19 @@ def on_ray(options: argparse.Namespace) -> None:
 
     from mindone_vq.serving.ray_environment import ENVIRONMENT
 
+    check(options)
     examples = str(Path(__file__).resolve().parent)
     environment = {"env_vars": {**ENVIRONMENT, "PYTHONPATH": examples}}
     ray.init(None if options.ray == "local" else options.ray, runtime_env=environment, include_dashboard=False)
-    of_npu = options.device == "Ascend"
-    task = ray.remote(num_cpus=1, resources={"NPU": 1} if of_npu else None, max_retries=RETRIES)(generate)
+    resources = {"NPU": 1} if options.device == "Ascend" else None
+    task = ray.remote(num_cpus=1, resources=resources, max_retries=RETRIES)(generate)
     options.prompts, options.output = options.prompts.resolve(), options.output.resolve()
     ray.get([task.remote(options, None, rank, options.workers) for rank in range(options.workers)])
 
 
 def generate(options: argparse.Namespace, device: Optional[int], rank: int, workers: int) -> None:
     """The part of one process: it generates what is missing of every ``workers``-th batch."""
+    check(options)
     pictures = plan(read_prompts(options.prompts), options.seed, options.images_per_prompt)
     dtype = common.set_up(options, device)
     print(f"Loading {options.model} ...")

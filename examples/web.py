@@ -32,6 +32,7 @@ from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.pictures import enlarge, grid
 from mindone_vq.serving.engine import Busy, Cancelled, Engine, ImageRequest, Job
+from mindone_vq.weights.pretrained import FLOAT_TYPES
 
 MOST_STEPS, MOST_PICTURES, MOST_KEPT, MOST_CHARACTERS = 100, 4, 60, 500
 PREVIEWS = 20  # of a call, at most
@@ -85,7 +86,7 @@ class Page:
         request: gr.Request,
         image: Optional[Image.Image] = None,
         mask: Optional[Image.Image] = None,
-        strength: float = 0.8,
+        strength: float = ImageRequest.strength,
     ) -> Iterator[tuple]:
         """Yields pictures as they form, the state in words, all pictures of the session, and files to download."""
         first = random.randrange(2**32) if seed is None or seed < 0 else int(seed)
@@ -163,7 +164,8 @@ class Page:
             return "Drawing."
         if not self.ready.done():
             return self.state()
-        return f"Waiting: {self.engine.place(job)} before this one." if self.engine.place(job) else "Beginning."
+        place = self.engine.place(job)
+        return f"Waiting: {place} before this one." if place else "Beginning."
 
 
 def _check(prompt: str, steps: int, count: int, needs_prompt: bool = True) -> None:
@@ -176,9 +178,7 @@ def _check(prompt: str, steps: int, count: int, needs_prompt: bool = True) -> No
 
 def _shown(pictures: list[Image.Image]) -> list[Image.Image]:
     """Small pictures enlarged, with their pixels as they are."""
-    side = min(pictures[0].size) if pictures else SHOWN_SIDE
-    factor = max(1, SHOWN_SIDE // side)
-    return [each.resize((each.width * factor, each.height * factor), Image.NEAREST) for each in pictures]
+    return [enlarge(each, SHOWN_SIDE, Image.NEAREST) for each in pictures]
 
 
 def _files(pictures: list[Image.Image], about: list[dict[str, Any]]) -> list[str]:
@@ -277,7 +277,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = " or ".join(MODELS)
     parser.add_argument("--model", default="shapes", help=f"{names}, a pipeline folder or a hub id [%(default)s]")
-    parser.add_argument("--dtype", choices=common.DTYPES, default="float32", help="of the weights [%(default)s]")
+    parser.add_argument("--dtype", choices=FLOAT_TYPES, default="float32", help="of the weights [%(default)s]")
     parser.add_argument("--device", choices=["CPU", "Ascend"], help="[MindSpore's choice]")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: of all networks [%(default)s]"
@@ -290,7 +290,7 @@ def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     if options.device:
         common.choose_device(options.device)
-    pipe = VQDiffusionPipeline.from_pretrained(common.source(options), mindspore_dtype=common.DTYPES[options.dtype])
+    pipe = VQDiffusionPipeline.from_pretrained(common.source(options), mindspore_dtype=FLOAT_TYPES[options.dtype])
     engine = Engine(pipe)
     page = Page(engine, engine.warm_up(spacing="square"))
     blocks = build(page, options.model, pipe.default_settings)

@@ -40,12 +40,12 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return (images * 255).round().astype(np.uint8)
 
 
-def enlarge(picture: Image.Image, shortest_side: int = 256) -> Image.Image:
+def enlarge(picture: Image.Image, shortest_side: int = 256, resample: int = Image.BICUBIC) -> Image.Image:
     """``picture``, or it enlarged by a whole factor so that its shortest side is at least ``shortest_side``."""
     factor = math.ceil(shortest_side / min(picture.size))
     if factor <= 1:
         return picture
-    return picture.resize((picture.width * factor, picture.height * factor), Image.BICUBIC)
+    return picture.resize((picture.width * factor, picture.height * factor), resample)
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], labels: Optional[Sequence[str]] = None) -> Image.Image:

@@ -35,7 +35,7 @@ ALLOWED = {
     },  # and the package's public names
     "batch": {"text", "weights", "pipelines"},
     "demo": {"pictures", "models", "pipelines"},
-    "serving": {"batch", "demo", "diffusion", "pictures", "pipelines"},  # and public names
+    "serving": {"batch", "demo", "diffusion", "pictures", "pipelines", "weights"},  # and public names
     "findings": set(),
     "device_check": {"findings", "pictures", "nn", "weights", "diffusion", "training", "demo"},  # and public names
     "doctor": {"findings", "device_check", "weights", "pipelines", "demo", "__version__"},  # and public names

@@ -11,15 +11,15 @@ from mindspore import Tensor, nn
 
 from mindone_vq.findings import Finding
 from mindone_vq.nn.configuration import jit
+from mindone_vq.weights.pretrained import FLOAT_TYPES
 
-TYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 FLOAT32, FLOAT16 = ("float32",), ("float16", "bfloat16")
 # Largest error allowed, relative to the largest magnitude of the reference, by the type of the inputs.
 ROUNDED = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 SUMMED = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}  # several roundings
 GRADIENT = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 HF32 = {"float32": 2e-3}
-EXACT = dict.fromkeys(TYPES, 0.0)
+EXACT = dict.fromkeys(FLOAT_TYPES, 0.0)
 ADVICE = "report this line with the whole report; the package must not use this kernel as it does"
 DIRECTIONS = 3  # in which a gradient is compared
 STEP = 1e-7  # of central differences; at kinks, as of ReLU, these are wrong for as large a share of the inputs
@@ -67,7 +67,9 @@ class Case:
         """Runs the case in one type."""
         rng = np.random.default_rng(zlib.crc32(self.name.encode()))
         arrays = [rounded(make(rng), dtype) for make in self.inputs]
-        tensors = [Tensor(a.astype(np.float32), TYPES[dtype]) if a.dtype == np.float64 else Tensor(a) for a in arrays]
+        tensors = [
+            Tensor(a.astype(np.float32), FLOAT_TYPES[dtype]) if a.dtype == np.float64 else Tensor(a) for a in arrays
+        ]
         error = (self._error_of_gradient if self.gradient else self._error)(arrays, tensors)
         limit = self.limit(dtype)
         wrong = not error <= limit  # also where it is not a number
@@ -141,7 +143,7 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    if tensor.dtype in TYPES.values():
+    if tensor.dtype in FLOAT_TYPES.values():
         return tensor.astype(ms.float32).asnumpy().astype(np.float64)
     return tensor.asnumpy()
 

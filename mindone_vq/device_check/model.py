@@ -14,12 +14,13 @@ from mindspore import Parameter, Tensor, nn
 
 from mindone_vq import VQDiffusionImg2ImgPipeline, VQDiffusionPipeline
 from mindone_vq.demo import SHAPES_MODEL
-from mindone_vq.device_check.comparison import ADVICE, TYPES, has, relative_error
+from mindone_vq.device_check.comparison import ADVICE, has, relative_error
 from mindone_vq.findings import Checks, Finding
 from mindone_vq.nn.configuration import jit
 from mindone_vq.pictures import to_uint8
 from mindone_vq.training.text_to_image.loss import TextToImageLoss, VariationalLoss
 from mindone_vq.training.vqvae.loss import VQVAELoss
+from mindone_vq.weights.pretrained import FLOAT_TYPES
 
 REFERENCE = Path(__file__).with_name("reference.npz")
 PROMPTS = [
@@ -41,7 +42,7 @@ LOSS_SCALE = 1024.0  # so that small gradients survive float16
 def checks(device: str) -> Checks:
     """Of all types that the device has."""
     result: dict[str, Any] = {}
-    for dtype in (each for each in TYPES if has(device, each)):
+    for dtype in (each for each in FLOAT_TYPES if has(device, each)):
         result[f"codes {dtype}"] = partial(codes, dtype)
         result[f"pictures {dtype}"] = partial(pictures, dtype)
     result["encoder float32"] = encoder
@@ -52,7 +53,7 @@ def checks(device: str) -> Checks:
 
 
 def load(dtype: str) -> VQDiffusionPipeline:
-    pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL, mindspore_dtype=TYPES[dtype])
+    pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL, mindspore_dtype=FLOAT_TYPES[dtype])
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -112,7 +113,7 @@ def loss_and_gradients(model: str, dtype: str) -> tuple[float, np.ndarray]:
     loss.set_train(True)
     scale = 1.0
     if dtype != "float32":
-        ms.amp.auto_mixed_precision(loss, "auto", TYPES[dtype])
+        ms.amp.auto_mixed_precision(loss, "auto", FLOAT_TYPES[dtype])
         scale = LOSS_SCALE
     run = jit(ms.value_and_grad(ScaledLoss(loss, scale), None, ms.ParameterTuple(parameters)))
     value, gradients = run(*(Tensor(each) for each in batch))

@@ -161,6 +161,11 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly, WarmUp):
         """The transformer as a call runs it."""
         return Denoiser(self.transformer, self._graphs)
 
+    def sampling_options(self, **given: Any) -> SamplingOptions:
+        """The given fields of ``SamplingOptions``; others, and those that are None, are as the model has them."""
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return SamplingOptions(**{**PUBLISHED_SETTINGS, **self.default_settings, **chosen})
+
     def prepare(
         self,
         batch: int,
@@ -176,13 +181,12 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly, WarmUp):
 
         Args:
             batch: pictures in all.
-            options: fields of ``SamplingOptions``; those that are None are as the model has them.
+            options: as ``sampling_options`` takes them.
 
         Raises:
             TypeError, ValueError: an argument is not what it must be; the message names it.
         """
-        given = {name: value for name, value in options.items() if value is not None}
-        options = SamplingOptions(**{**PUBLISHED_SETTINGS, **self.default_settings, **given})
+        options = self.sampling_options(**options)
         callbacks = Callbacks(callback, callback_steps, callback_on_step_end)
         check_output_type(output_type)
         steps = self.scheduler.steps(options.num_inference_steps, options.sampler, options.spacing)

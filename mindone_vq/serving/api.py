@@ -71,7 +71,7 @@ class EditBody(GenerationBody):
 
     model_config = ConfigDict(extra="forbid", strict=False)
 
-    strength: Annotated[float, Field(ge=0, le=1)] = 0.8
+    strength: Annotated[float, Field(ge=0, le=1)] = ImageRequest.strength
 
 
 def make_app(backend: Backend, settings: ServingSettings) -> FastAPI:
@@ -213,7 +213,7 @@ def _request(
     first = secrets.randbelow(2**32) if body.seed is None else body.seed
     seeds = tuple(first + i for i in range(body.n))
     options = {"num_inference_steps": settings.steps, "sampler": settings.samplers[0], **options}
-    return ImageRequest(body.prompt, seeds, options, image, mask, getattr(body, "strength", 0.8))
+    return ImageRequest(body.prompt, seeds, options, image, mask, getattr(body, "strength", ImageRequest.strength))
 
 
 def _check_limit(name: str, value: int, most: int) -> None:

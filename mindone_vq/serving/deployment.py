@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("ray.serve")
 
 DRAWN_AT_MOST = 3  # times, where replicas die
 SOON = 5.0  # seconds, where nothing is known about how long to wait
-LOST = (ActorDiedError, ActorUnavailableError, RayActorError, ReplicaUnavailableError)
+LOST = (RayActorError, ReplicaUnavailableError)
 
 
 class Replica:
@@ -37,12 +37,12 @@ class Replica:
 
         from mindone_vq import VQDiffusionPipeline
         from mindone_vq.demo import MODELS
+        from mindone_vq.weights.pretrained import FLOAT_TYPES
 
         if settings.npus:
             ms.set_device("Ascend")
-        dtype = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}[settings.dtype]
         source = MODELS.get(settings.model, settings.model)
-        pipe = VQDiffusionPipeline.from_pretrained(source, mindspore_dtype=dtype)
+        pipe = VQDiffusionPipeline.from_pretrained(source, mindspore_dtype=FLOAT_TYPES[settings.dtype])
         self.engine = Engine(pipe, settings.batch_sizes, settings.most_waiting)
         own = pipe.default_settings["guidance_scale"]
         ready = [

@@ -212,7 +212,7 @@ class Engine:
         known = {each.name for each in fields(SamplingOptions)}
         if unknown := [name for name in request.options if name not in known]:
             raise TypeError(f"there is no option {', '.join(unknown)}; there are {', '.join(sorted(known))}.")
-        options = SamplingOptions(**{**self.pipe.default_settings, **request.options})
+        options = self.pipe.sampling_options(**request.options)
         self.pipe.prepare_text(prompt=request.prompt, **_arguments(options))
         return options
 
@@ -278,13 +278,11 @@ class Engine:
         def after_step(i: int, timestep: int, x_t: Tensor) -> None:
             if all(job.is_cancelled for job in jobs):
                 raise Cancelled
-            shown = any(job.preview_every and (i + 1) % job.preview_every == 0 for job in jobs)
-            previews = self._previews(x_t) if shown else None
-            first = 0
-            for job in jobs:
-                own = slice(first, first + len(job))
-                wants = shown and job.preview_every and (i + 1) % job.preview_every == 0
-                job.on_progress(Progress(i + 1, steps, previews[own] if wants else None))
+            wants = [job.preview_every > 0 and (i + 1) % job.preview_every == 0 for job in jobs]
+            previews, first = self._previews(x_t) if any(wants) else [], 0
+            for job, wanted in zip(jobs, wants):
+                own = previews[first : first + len(job)]
+                job.on_progress(Progress(i + 1, steps, own if wanted else None))
                 first += len(job)
 
         seeds = [seed for _, seed in requests]

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Optional
 
+from mindone_vq.diffusion.samplers import SAMPLERS
+from mindone_vq.weights.pretrained import FLOAT_TYPES
+
 PREFIX = "MINDONE_VQ_"
 
 
@@ -47,10 +50,14 @@ class ServingSettings:
     npus: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.dtype not in FLOAT_TYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; it must be {', '.join(FLOAT_TYPES)}.")
         if self.most_replicas < self.replicas:
             raise ValueError(f"most_replicas is {self.most_replicas}, fewer than the {self.replicas} of replicas.")
         if not self.batch_sizes or min(self.batch_sizes) < 1 or not self.samplers:
             raise ValueError("batch_sizes and samplers must have at least one entry; batch sizes are at least 1.")
+        for name in set(self.samplers) - set(SAMPLERS):
+            raise ValueError(f"samplers has {name!r}; there are {', '.join(SAMPLERS)}.")
         if self.most_pictures > max(self.batch_sizes):
             raise ValueError(
                 f"most_pictures is {self.most_pictures}, more than the largest of batch_sizes, {max(self.batch_sizes)}."

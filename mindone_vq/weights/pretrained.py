@@ -18,7 +18,7 @@ from mindone_vq.weights.rules import state_dict_parameters
 
 logger = logging.getLogger("mindone_vq")
 
-FLOAT_TYPES = (ms.float32, ms.float16, ms.bfloat16)
+FLOAT_TYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 
 
 def check_dtype(dtype: Any, where: str = "mindspore_dtype") -> ms.Type:
@@ -30,7 +30,7 @@ def check_dtype(dtype: Any, where: str = "mindspore_dtype") -> ms.Type:
             f"{where} was given {dtype!r}: types are mindspore.float32, float16 and bfloat16; a device is chosen with "
             'mindspore.set_device("Ascend") before anything is loaded, for all networks at once.'
         )
-    if dtype not in FLOAT_TYPES:
+    if dtype not in FLOAT_TYPES.values():
         raise TypeError(f"{where} was given {dtype!r}; it must be mindspore.float32, float16 or bfloat16.")
     return dtype
 

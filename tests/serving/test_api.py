@@ -223,6 +223,8 @@ def test_settings_come_from_the_environment():
     for variables, message in (
         ({"MINDONE_VQ_TIMEOUT": "soon"}, "MINDONE_VQ_TIMEOUT is 'soon'"),
         ({"MINDONE_VQ_BATCH_SIZES": "1,4"}, "most_pictures is 10, more than the largest of batch_sizes, 4"),
+        ({"MINDONE_VQ_DTYPE": "half"}, "dtype is 'half'; it must be float32, float16, bfloat16"),
+        ({"MINDONE_VQ_SAMPLERS": "ancestral,euler"}, "samplers has 'euler'; there are ancestral"),
         ({"MINDONE_VQ_REPLICAS": "2"}, "most_replicas is 1, fewer than the 2 of replicas"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -4,6 +4,7 @@ import base64
 import concurrent.futures
 import io
 import os
+import threading
 import time
 
 import httpx
@@ -34,23 +35,27 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def served(folder, tmp_path_factory):
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"working_dir": None}, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": 8012})
-    settings = ServingSettings(
+def settings_for(folder, replicas=2):
+    return ServingSettings(
         model=str(folder),
         api_key=KEY_OF_API,
         batch_sizes=(1, 4),
         samplers=("ancestral",),
+        most_waiting=16,
         most_pictures=4,
         most_steps=10,
         steps=8,
-        replicas=2,
+        replicas=replicas,
         most_replicas=2,
         timeout=60,
     )
-    serve.run(make_application(settings), name="mindone_vq")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def served(folder, tmp_path_factory):
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"working_dir": None}, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": 8012})
+    serve.run(make_application(settings_for(folder)), name="mindone_vq")
     yield
     serve.shutdown()
     ray.shutdown()
@@ -125,3 +130,37 @@ def test_a_client_that_goes_is_forgotten(client):
         headers = {"authorization": f"Bearer {KEY_OF_API}"}
         httpx.post(f"{ADDRESS}/v1/images/generations", json=body, headers=headers, timeout=0.02)
     assert ask(client, 1).size == (12, 12)
+
+
+def test_what_is_too_much_is_refused_and_told_when_to_come_again():
+    body = {"prompt": "a", "n": 4, "steps": 10}
+    headers = {"authorization": f"Bearer {KEY_OF_API}"}
+    with httpx.Client(timeout=60, headers=headers) as client, concurrent.futures.ThreadPoolExecutor(60) as pool:
+        asked = [pool.submit(client.post, f"{ADDRESS}/v1/images/generations", json=body) for _ in range(120)]
+        answers = [each.result() for each in asked]
+    refused = [each for each in answers if each.status_code != 200]
+    assert refused and len(refused) < 120
+    for each in refused:
+        assert each.status_code in (429, 503) and each.json()["error"]["code"] == "busy"
+        assert int(each.headers["retry-after"]) >= 1
+
+
+def test_replicas_that_are_replaced_draw_first_what_they_have(client, folder):
+    """The settings change under load; nothing is lost."""
+    before, stop = set(replicas()), threading.Event()
+
+    def ask_on(first):
+        drawn = 0
+        while not stop.is_set():
+            ask(client, first + drawn)
+            drawn += 1
+        return drawn
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask_on, 1000 * i) for i in range(4)]
+        try:
+            serve.run(make_application(settings_for(folder, replicas=1)), name="mindone_vq")
+        finally:
+            stop.set()
+        assert all(each.result() for each in asking)
+    assert before.isdisjoint(replicas())

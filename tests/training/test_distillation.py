@@ -57,7 +57,7 @@ def test_uniform_numbers_follow_the_codes_and_are_uniform(rng):
 
 def pairs_of(teacher, folder, share, count=8, **others):
     scheduler = VQDiffusionScheduler(13, 10, initial_masked_share=share)
-    given = dict(batch_size=4, settings=DRAWING, seed=0, folder=folder, devices=Devices())
+    given = dict(batch_size=4, settings=DRAWING, seed=0, weights="a", folder=folder, devices=Devices())
     return drawn_pairs(teacher, scheduler, PROMPTS, count, **{**given, **others})
 
 
@@ -97,6 +97,7 @@ def test_pairs_are_drawn_once_and_a_run_that_was_cut_off_goes_on(teacher, tmp_pa
     assert np.array_equal(again.starts, pairs.starts) and np.array_equal(again.ends, pairs.ends)
     assert pairs_of(teacher, tmp_path, 0.6).fingerprint() == pairs.fingerprint() and len(calls) == 1
     assert pairs_of(teacher, tmp_path, 0.5).fingerprint() != pairs.fingerprint() and len(calls) == 3
+    assert pairs_of(teacher, tmp_path, 0.6, weights="b").fingerprint() != pairs.fingerprint() and len(calls) == 5
 
 
 def test_a_batch_is_between_start_and_end(folder):

@@ -24,7 +24,7 @@ class FlowStep(nn.Cell):
 
 @dataclass(frozen=True)
 class Flow(Sampler):
-    """The reverse process of a model whose x_t is, pixel by pixel, x_0 or x_T (arXiv 2407.15595, equation 24).
+    """The reverse process of a model whose x_t is, pixel by pixel, x_0 or x_T (arXiv 2407.15595).
 
     A pixel of x_t is that of x_0 with probability A_t, else that of x_T, which does not change on the way: so what
     the start says of the picture is seen by every step. Students of a few steps are trained like this.

@@ -1,4 +1,4 @@
-"""Pairs of where a student starts and where its teacher ends (ReDi, arXiv 2507.15897, section 4).
+"""Pairs of where a student starts and where its teacher ends (ReDi, arXiv 2507.15897).
 
 One step of a factorised model draws all codes independently, so what they have in common has to be in x_T, a part of
 which are random codes. The teacher draws with random numbers that follow these: code k of K at a pixel stands for a
@@ -85,6 +85,7 @@ def drawn_pairs(
     batch_size: int,
     settings: dict[str, Any],
     seed: int,
+    weights: str,
     folder: Path,
     devices: Devices,
 ) -> Pairs:
@@ -98,12 +99,13 @@ def drawn_pairs(
         batch_size: pictures that the teacher draws at a time.
         settings: of its calls, without a sampler.
         seed: of the random numbers.
+        weights: the fingerprint of the teacher's: pictures of another one are never taken.
         folder: for the files, a batch in each.
         devices: the first one draws, the others read the files.
     """
     classes, pixels = scheduler.mask_class, teacher.transformer.num_latent_pixels
     wanted = [prompts[i % len(prompts)] for i in range(-(-count // batch_size) * batch_size)]
-    about = f"{wanted} {sorted(settings.items())} {seed} {batch_size} {scheduler.config} {teacher.name_or_path}"
+    about = f"{wanted} {sorted(settings.items())} {seed} {batch_size} {scheduler.config} {weights}"
     key = hashlib.sha256(about.encode()).hexdigest()[:16]
     paths = [folder / f"pairs-{key}" / f"{i:06d}.npz" for i in range(len(wanted) // batch_size)]
 
@@ -122,6 +124,9 @@ def drawn_pairs(
             draw(i)
 
     devices.on_first(draw_missing)
-    held = [np.load(path) for path in paths]
-    starts, ends = (np.concatenate([each[name] for each in held])[:count] for name in ("starts", "ends"))
-    return Pairs(wanted[:count], starts.astype(np.int32), ends.astype(np.int32), key)
+    rows = []
+    for path in paths:
+        with np.load(path) as held:
+            rows.append(np.stack([held["starts"], held["ends"]]))
+    starts, ends = np.concatenate(rows, 1)[:, :count].astype(np.int32)
+    return Pairs(wanted[:count], starts, ends, key)

@@ -16,6 +16,8 @@ from mindone_vq.training.distillation.settings import DistillationSettings
 from mindone_vq.training.run import SETTINGS_FILE
 from mindone_vq.training.text_to_image.denoiser import DenoiserTraining
 from mindone_vq.training.text_to_image.loss import LikelihoodLoss
+from mindone_vq.weights.fingerprint import fingerprint
+from mindone_vq.weights.hub import resolve
 
 NEARLY = 0.99999  # the published share of masks at the end of the forward process
 
@@ -31,7 +33,8 @@ class DistillationTraining(DenoiserTraining):
 
     def __init__(self, settings: DistillationSettings, devices: Devices) -> None:
         super().__init__(settings, devices)
-        teacher = VQDiffusionPipeline.from_pretrained(settings.data)
+        model = resolve(settings.data, VQDiffusionPipeline.component_classes)
+        teacher = VQDiffusionPipeline.from_pretrained(model)
         teacher.set_progress_bar_config(disable=True)
         share = settings.initial_masked_share
         scheduler = VQDiffusionScheduler.from_config(
@@ -47,6 +50,7 @@ class DistillationTraining(DenoiserTraining):
             settings.teacher_batch_size,
             drawing,
             settings.seed,
+            fingerprint(model, VQDiffusionPipeline.component_classes),
             settings.output / "cache",
             devices,
         )

@@ -66,7 +66,7 @@ class VariationalLoss(nn.Cell):
         weights = ops.where(x_t == self.classes, self.mask_weight, 1.0)
         is_first = (timestep == 0).astype(ms.float32)
         kl = chosen(is_first, divergence.sum(-1), (divergence * weights).sum(-1))
-        log_likelihood = ops.gather_elements(log_p_x_0, 2, x_0.expand_dims(-1)).squeeze(-1)  # (batch, pixels)
+        log_likelihood = log_likelihoods(log_p_x_0, x_0)
         auxiliary = chosen(is_first, kl, (-log_likelihood * weights).sum(-1))
         factor = Tensor(self.auxiliary_weight, ms.float32)
         if self.adaptive:
@@ -76,16 +76,21 @@ class VariationalLoss(nn.Cell):
 
 
 class LikelihoodLoss(nn.Cell):
-    """-log p(x_0 | x_t), a mean over the latent pixels: the loss of flows (arXiv 2407.15595, equation 27)."""
+    """-log p(x_0 | x_t), a mean over the latent pixels: the loss of flows (arXiv 2407.15595)."""
 
     def construct(
         self, log_p_x_0: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor, probability: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """As ``VariationalLoss``; for each image its loss, and the share of pixels where x_0 is the likeliest class."""
-        log_likelihood = ops.gather_elements(log_p_x_0, 2, x_0.expand_dims(-1)).squeeze(-1)  # (batch, pixels)
+        log_likelihood = log_likelihoods(log_p_x_0, x_0)
         hits = (ops.stop_gradient(log_likelihood) >= ops.stop_gradient(log_p_x_0).max(-1)).astype(ms.float32)
         nats = -log_likelihood.mean(-1)
         return nats.mean(), (ops.stop_gradient(nats), hits.mean(-1))
+
+
+def log_likelihoods(log_p_x_0: Tensor, x_0: Tensor) -> Tensor:
+    """log p(x_0) of each pixel: (batch, pixels, classes) and (batch, pixels) -> (batch, pixels)."""
+    return ops.gather_elements(log_p_x_0, 2, x_0.expand_dims(-1)).squeeze(-1)
 
 
 def chosen(first: Tensor, a: Tensor, b: Tensor) -> Tensor:
