@@ -17,6 +17,7 @@ from mindone_vq.device_check.primitives import TABLES
 from mindone_vq.device_check.sizes import Sizes
 from mindone_vq.findings import run_check
 from mindone_vq.nn.device import built_for
+from mindone_vq.weights.pretrained import FLOAT_TYPES
 
 SMALL = Sizes(
     batch=2,
@@ -127,7 +128,7 @@ def one_further(p, rest, uniforms):
 def test_inputs_are_rounded_as_mindspore_rounds_them(dtype, bits):
     x = np.random.default_rng(0).normal(size=1000)
     ours = rounded(x, dtype)
-    theirs = Tensor(x.astype(np.float32), comparison.TYPES[dtype]).astype(ms.float32).asnumpy()
+    theirs = Tensor(x.astype(np.float32), FLOAT_TYPES[dtype]).astype(ms.float32).asnumpy()
     np.testing.assert_array_equal(ours, theirs)
     assert 2.0 ** -(bits + 2) < np.abs(ours / x - 1).max() <= 2.0**-bits
 

@@ -1,7 +1,7 @@
 """Data so small that p(x_0 | x_t) is known exactly: every state of the grid is counted."""
 
 import itertools
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from mindspore import Tensor
@@ -52,7 +52,7 @@ def denoiser(data: np.ndarray, scheduler: VQDiffusionScheduler, t: float) -> np.
     return (marginals / total).transpose(2, 0, 1).astype(np.float32)
 
 
-def draws(
+def sample(
     data: np.ndarray,
     sampler: Sampler,
     steps: int,
@@ -63,19 +63,36 @@ def draws(
     tables: Optional[dict[float, np.ndarray]] = None,
     **schedule: float,
 ) -> np.ndarray:
-    """What the sampler ends with when the network is exact: counts of ``CLEAN_STATES`` among ``count`` draws."""
+    """What the sampler ends with when the network is exact: x_0 of ``count`` draws, (count, pixels).
+
+    ``tables`` keeps the network's answers between calls; given ones are used in their place.
+    """
     scheduler = VQDiffusionScheduler(CLASSES + 1, timesteps, **schedule)
     cell = sampler.cell(CLASSES, PIXELS)
     nothing_known = Tensor(np.zeros((count, PIXELS), bool))
     x_t = scheduler.initial_codes(count, PIXELS, rng).asnumpy()
-    places = (CLASSES + 1) ** np.arange(PIXELS)[::-1]
     tables = {} if tables is None else tables
     for step in scheduler.steps(steps, sampler, spacing):
         time = step.t if sampler.is_exact else step.timestep
         if time not in tables:
             tables[time] = denoiser(data, scheduler, time)
-        p_x_0 = Tensor(tables[time][x_t @ places])
+        p_x_0 = Tensor(tables[time][noisy_index(x_t)])
         uniforms = Tensor(sampler.draw_uniforms([rng], count, PIXELS))
         x_t = cell(p_x_0, Tensor(x_t), Tensor(step.parameters), uniforms, nothing_known).asnumpy()
         assert step.s != CLEAN or x_t.max() < CLASSES
-    return np.bincount(x_t @ (CLASSES ** np.arange(PIXELS)[::-1]), minlength=len(CLEAN_STATES))
+    return x_t
+
+
+def noisy_index(x_t: np.ndarray) -> np.ndarray:
+    """The rows of ``NOISY_STATES`` that are x_t: (count, pixels) -> (count,)."""
+    return x_t @ (CLASSES + 1) ** np.arange(PIXELS)[::-1]
+
+
+def counted(x_0: np.ndarray) -> np.ndarray:
+    """How often each of ``CLEAN_STATES`` is among x_0, (count, pixels)."""
+    return np.bincount(x_0 @ (CLASSES ** np.arange(PIXELS)[::-1]), minlength=len(CLEAN_STATES))
+
+
+def draws(*arguments: Any, **options: Any) -> np.ndarray:
+    """Counts of ``CLEAN_STATES`` among what ``sample`` draws."""
+    return counted(sample(*arguments, **options))

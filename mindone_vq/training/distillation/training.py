@@ -22,6 +22,12 @@ from mindone_vq.weights.hub import resolve
 NEARLY = 0.99999  # the published share of masks at the end of the forward process
 
 
+def student_scheduler(teacher: VQDiffusionScheduler, masked_share: float) -> VQDiffusionScheduler:
+    """The teacher's scheduler, but with an x_T of which ``masked_share`` are masks and the rest random codes."""
+    end = min(max(masked_share, 1 - NEARLY), NEARLY)
+    return VQDiffusionScheduler.from_config(teacher.config, initial_masked_share=masked_share, gamma_cum_end=end)
+
+
 class DistillationTraining(DenoiserTraining):
     """Trains a copy of a pipeline on pairs of x_T and x_0 (ReDi, arXiv 2507.15897).
 
@@ -36,10 +42,7 @@ class DistillationTraining(DenoiserTraining):
         model = resolve(settings.data, VQDiffusionPipeline.component_classes)
         teacher = VQDiffusionPipeline.from_pretrained(model)
         teacher.set_progress_bar_config(disable=True)
-        share = settings.initial_masked_share
-        scheduler = VQDiffusionScheduler.from_config(
-            teacher.scheduler.config, initial_masked_share=share, gamma_cum_end=min(max(share, 1 - NEARLY), NEARLY)
-        )
+        scheduler = student_scheduler(teacher.scheduler, settings.initial_masked_share)
         prompts = [prompt.text for prompt in read_prompts(Path(settings.prompts))]
         drawing = {"num_inference_steps": settings.teacher_steps, "spacing": settings.teacher_spacing}
         self.dataset = drawn_pairs(
