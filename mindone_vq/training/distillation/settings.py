@@ -24,9 +24,11 @@ class DistillationSettings(RunSettings):
         minimum=0,
         maximum=1,
     )
-    pairs: int = option(20000, "pictures that the teacher draws", minimum=1)
+    pictures_per_prompt: int = option(
+        32, "that the teacher draws; which one a student draws depends on its x_T", minimum=1
+    )
     teacher_batch_size: int = option(64, "pictures that it draws at a time", minimum=1)
-    teacher_steps: int = option(32, "steps that it takes", minimum=1)
+    teacher_steps: int = option(25, "steps that it takes", minimum=1)
     teacher_spacing: Literal[tuple(SPACINGS)] = option("square", "of its timesteps")
     train_text_encoder: bool = option(True, "train the text encoder, too")
     recompute: bool = option(False, "gradient checkpointing: less memory, more time")
