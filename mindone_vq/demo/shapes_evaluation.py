@@ -127,6 +127,12 @@ def score(scenes: Sequence[Scene], pictures: Sequence[Union[np.ndarray, Image.Im
     return Scores(found, right, strict, *groups)
 
 
+def strictly_right(prompts: Sequence[str], pictures: Sequence[Image.Image]) -> list[bool]:
+    """Whether each picture is, in a strict look, what its prompt says; not if the prompt is in other words."""
+    scenes = [understand(prompt) for prompt in prompts]
+    return [scene is not None and score([scene], [picture]).strict[0] for scene, picture in zip(scenes, pictures)]
+
+
 def off(scene: Scene, pixels: np.ndarray) -> np.ndarray:
     """The share of pixels that differ from each of the scene's ``ideal_pictures`` by more than ``STRICT_LEVELS``.
 

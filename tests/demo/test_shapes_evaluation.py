@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mindone_vq.demo.shapes import SIDE, Scene, Shape, caption, draw, ideal_pictures, paint, random_scene
-from mindone_vq.demo.shapes_evaluation import off, score, understand
+from mindone_vq.demo.shapes_evaluation import off, score, strictly_right, understand
 from mindone_vq.demo.share import Share
 
 RING = Shape("large", "red", "ring")
@@ -154,3 +154,12 @@ def test_a_wrong_scene_is_never_strict():
     scene, other = (Scene("white", Shape("large", "red", kind)) for kind in ("circle", "ring"))
     scores = score([scene, scene], [ideal_pictures(scene)[0], ideal_pictures(other)[0]])
     assert scores.strict == (True, False) and "in a strict look 50.0%" in str(scores)
+
+
+def test_pictures_are_accepted_where_they_are_strictly_right(rng):
+    scene = Scene("white", RING)
+    speck = np.array(draw(scene, rng))
+    speck[:8, :8] = 0
+    pictures = [draw(scene, rng), Image.fromarray(speck), draw(PAIR, rng), draw(scene, rng)]
+    prompts = [caption(scene), caption(scene), caption(scene), "something else"]
+    assert strictly_right(prompts, pictures) == [True, False, False, False]

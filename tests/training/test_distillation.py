@@ -148,6 +148,20 @@ def test_a_student_learns_and_is_a_pipeline_of_its_own_settings(folder):
         pipe("dots", sampler="confidence")
 
 
-def test_prompts_are_needed(folder):
-    with pytest.raises(ValueError, match="prompts is not given"):
-        settings(folder, prompts="")
+def test_a_student_sees_what_a_function_accepts(folder):
+    name = f"{no_dots.__module__}:{no_dots.__name__}"
+    training = DistillationTraining(settings(folder, accept=name), Devices())
+    assert set(training.dataset.prompts) == {"stripes", "a cross"}
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(prompts=""), "prompts is not given"),
+        (dict(accept="mindone_vq.demo:none"), "accept is 'mindone_vq.demo:none': .*none"),
+        (dict(accept="no_such_module:f"), "accept is 'no_such_module:f': No module named"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(folder, given, message):
+    with pytest.raises(ValueError, match=message):
+        settings(folder, **given)

@@ -1,5 +1,6 @@
 """Settings of a distillation."""
 
+import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,11 @@ class DistillationSettings(RunSettings):
     teacher_batch_size: int = option(64, "pictures that it draws at a time", minimum=1)
     teacher_steps: int = option(25, "steps that it takes", minimum=1)
     teacher_spacing: Literal[tuple(SPACINGS)] = option("square", "of its timesteps")
+    accept: str = option(
+        "",
+        "package.module:function, which is given prompts and their pictures, and says of each picture whether the "
+        "student may see it; empty: all",
+    )
     train_text_encoder: bool = option(True, "train the text encoder, too")
     recompute: bool = option(False, "gradient checkpointing: less memory, more time")
     preview_prompts: tuple[str, ...] = option((), "prompts of the previews; none: the first of the file")
@@ -40,4 +46,9 @@ class DistillationSettings(RunSettings):
         found = super().problems()
         if not self.prompts:
             found.append("prompts is not given: name a file with a prompt on each line, of the kind the teacher knows.")
+        if self.accept:
+            try:
+                pkgutil.resolve_name(self.accept)
+            except (ImportError, AttributeError, ValueError) as error:
+                found.append(f"accept is {self.accept!r}: {error}.")
         return found

@@ -1,7 +1,8 @@
 """Training a student of a few steps on what its teacher draws."""
 
+import pkgutil
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from mindone_vq.training.data.batches import Order
 from mindone_vq.training.devices import Devices
 from mindone_vq.training.distillation.coupling import assigned_starts, code_vectors
 from mindone_vq.training.distillation.settings import DistillationSettings
-from mindone_vq.training.distillation.teacher import Accept, drawn_pictures
+from mindone_vq.training.distillation.teacher import drawn_pictures
 from mindone_vq.training.run import SETTINGS_FILE
 from mindone_vq.training.text_to_image.denoiser import DenoiserTraining
 from mindone_vq.training.text_to_image.loss import LikelihoodLoss
@@ -34,16 +35,11 @@ class DistillationTraining(DenoiserTraining):
 
     x_t is, pixel by pixel, x_0 with probability A_t, else x_T, for the timesteps of the student's own steps; the
     student learns p(x_0 | x_t). The teacher's guidance is in x_0, so the student needs none.
-
-    Args:
-        settings: of the run.
-        devices: that share it.
-        accept: leaves pictures of the teacher out.
     """
 
     settings: DistillationSettings
 
-    def __init__(self, settings: DistillationSettings, devices: Devices, accept: Optional[Accept] = None) -> None:
+    def __init__(self, settings: DistillationSettings, devices: Devices) -> None:
         super().__init__(settings, devices)
         model = resolve(settings.data, VQDiffusionPipeline.component_classes)
         teacher = VQDiffusionPipeline.from_pretrained(model)
@@ -60,7 +56,7 @@ class DistillationTraining(DenoiserTraining):
             fingerprint(model, VQDiffusionPipeline.component_classes),
             settings.output / "cache",
             devices,
-            accept,
+            pkgutil.resolve_name(settings.accept) if settings.accept else None,
         )
         self.vectors = code_vectors(teacher.vqvae)
         self.pipe = VQDiffusionPipeline.from_pipe(teacher, scheduler=scheduler)

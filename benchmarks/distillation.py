@@ -1,0 +1,163 @@
+"""A student of the model of shapes beside its teacher: accuracy, diversity, time.
+
+    python benchmarks/distillation.py prompts --output outputs/student_prompts.txt
+    python examples/distill.py mindone_vq/demo/shapes64 --prompts outputs/student_prompts.txt \
+        --config examples/configs/shapes_student.yaml --output outputs/student
+    python benchmarks/distillation.py accuracy --student outputs/student --steps 4 1
+    python benchmarks/distillation.py diversity --student outputs/student --steps 4 1
+    python benchmarks/distillation.py time --student outputs/student
+
+``prompts`` writes prompts of combinations that are not held out, half of them with one shape. ``accuracy``: 1,000
+prompts that are, read by the oracle, and in a strict look. ``diversity``: where a prompt leaves the place open, how
+often each of the nine places is chosen, as the total variation from the data, where all are equally likely; and how
+much pictures of one prompt differ. ``time``: prompts to pictures, beside the teacher and diffusers at 100 steps, in
+turns.
+"""
+
+import argparse
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import samplers
+import turns
+
+from mindone_vq.demo import SHAPES_MODEL
+from mindone_vq.demo.prompts import ShapesPrompts
+from mindone_vq.demo.shapes import PLACES, Scene, caption, random_scene
+from mindone_vq.demo.shapes_evaluation import off, score
+
+DIFFUSERS = "diffusers"
+OF_A_PROMPT = 50  # pictures whose distances are compared
+
+
+class Model:
+    """A pipeline at a number of steps, otherwise by its own settings."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        from mindone_vq import VQDiffusionPipeline
+
+        self.pipe, self.steps = VQDiffusionPipeline.from_pretrained(folder), steps
+        self.pipe.set_progress_bar_config(disable=True)
+
+    def __call__(self, prompts: Sequence[str], batch: int, seed: int) -> np.ndarray:
+        """Pictures, (prompts, height, width, 3) uint8; picture i has the seed ``seed`` + i."""
+        pictures: list[Any] = []
+        for start, part in samplers.batches(list(prompts), batch):
+            seeds = [seed + start + i for i in range(len(part))]
+            pictures += self.pipe(part, num_inference_steps=self.steps, generator=seeds)[0]
+        return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def models(options: argparse.Namespace) -> Iterator[tuple[str, Model]]:
+    if not options.student_only:
+        yield "teacher, 100 steps", Model(options.teacher, 100)
+    for steps in options.steps:
+        yield f"student, {steps} steps", Model(options.student, steps)
+
+
+def prompts(options: argparse.Namespace) -> None:
+    rng = np.random.default_rng(options.seed)
+    scenes = {caption(random_scene(rng, pairs=i % 2)): None for i in range(options.count)}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text("\n".join(scenes) + "\n", encoding="utf-8")
+    print(f"Wrote {len(scenes)} prompts to {options.output}.")
+
+
+def accuracy(options: argparse.Namespace) -> None:
+    asked, rows = ShapesPrompts.random(options.count, options.count // 2, True, options.seed), []
+    for name, model in models(options):
+        scores = score(asked.scenes, model(asked.prompts, options.batch, options.seed))
+        groups = [
+            f"{sum(group.exact.hits for group in (scores.one, scores.two)) / options.count:.1%}",
+            f"{sum(group.strict.hits for group in (scores.one, scores.two)) / options.count:.1%}",
+            f"{scores.one.exact.value:.1%}, {scores.two.exact.value:.1%}",
+        ]
+        rows.append([name, *groups])
+        print(rows[-1], flush=True)
+    print(turns.table([f"of {options.count} prompts", "right", "strictly right", "one shape, two shapes"], rows))
+
+
+def diversity(options: argparse.Namespace) -> None:
+    rng, rows = np.random.default_rng(options.seed), []
+    scenes = [random_scene(rng, pairs=0.0, held_out=True) for _ in range(options.count)]
+    one = scenes[0]
+    for name, model in models(options):
+        pictures = model([caption(scene) for scene in scenes], options.batch, options.seed)
+        chosen = np.bincount([place(*each) for each in zip(scenes, pictures)], minlength=len(PLACES)) / len(scenes)
+        variation = np.abs(chosen - 1 / len(PLACES)).sum() / 2
+        same = model([caption(one)] * OF_A_PROMPT, options.batch, options.seed).reshape(OF_A_PROMPT, -1).astype(float)
+        apart = [np.sqrt(((a - b) ** 2).mean()) for a, b in itertools.combinations(same, 2)]
+        rows.append([name, f"{variation:.3f}", f"{chosen.min():.3f} to {chosen.max():.3f}", f"{np.mean(apart):.1f}"])
+        print(rows[-1], flush=True)
+    floor = np.mean([_variation(rng.multinomial(len(scenes), [1 / 9] * 9)) for _ in range(1000)])
+    header = ["", "total variation of places", "least and most likely place", "levels between pictures of a prompt"]
+    print(turns.table(header, rows))
+    print(f"\n{options.count} prompts; as many draws from the data have a total variation of {floor:.3f}.")
+
+
+def _variation(counts: np.ndarray) -> float:
+    return float(np.abs(counts / counts.sum() - 1 / len(counts)).sum() / 2)
+
+
+def place(scene: Scene, pixels: np.ndarray) -> int:
+    """Which of ``PLACES`` a picture of a scene has its shape in."""
+    return int(off(scene, pixels).argmin())
+
+
+def time(options: argparse.Namespace) -> None:
+    for batch in options.batches:
+        given = {"teacher": str(options.teacher), "student": str(options.student), "batch": batch}
+        sides = [turns.start(__file__, name, **given, steps=options.steps) for name in SIDES]
+        try:
+            times = turns.take_turns(sides, options.rounds)
+        finally:
+            for side in sides:
+                side.close()
+        (peer,) = (statistics.median(values) for (side, _), values in times.items() if side == DIFFUSERS)
+        rows = [
+            [part, turns.spread(values), f"{peer / statistics.median(values):.1f}"]
+            for (_, part), values in times.items()
+        ]
+        print(turns.table([f"batch {batch}", "seconds", "as fast as diffusers at 100 steps"], rows), flush=True)
+
+
+def ours(teacher: str, student: str, batch: int, steps: list[int]) -> turns.Parts:
+    texts = samplers.shapes(batch, 0).prompts
+    runs = {"teacher, 100 steps": Model(Path(teacher), 100)}
+    runs |= {f"student, {count} steps": Model(Path(student), count) for count in steps}
+    return {name: lambda run=run: len(run(texts, batch, 0)) for name, run in runs.items()}
+
+
+def theirs(teacher: str, student: str, batch: int, steps: list[int]) -> turns.Parts:
+    run, texts = samplers.Theirs(Path(teacher)), samplers.shapes(batch, 0).prompts
+    return {"diffusers, 100 steps": lambda: len(run(DIFFUSERS, 100, texts, batch))}
+
+
+SIDES = {"mindone_vq": ours, DIFFUSERS: theirs}
+COUNTS = {"prompts": 500, "accuracy": 1000, "diversity": 1000, "time": 0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=COUNTS)
+    parser.add_argument("--teacher", type=Path, default=SHAPES_MODEL, help="[%(default)s]")
+    parser.add_argument("--student", type=Path, default=Path("outputs/student"), help="[%(default)s]")
+    parser.add_argument("--student-only", action="store_true", help="leave the teacher out")
+    parser.add_argument("--steps", type=int, nargs="+", default=[8, 4, 2, 1], help="of the student [%(default)s]")
+    parser.add_argument("--count", type=int, help=f"prompts {COUNTS}")
+    parser.add_argument("--seed", type=int, default=20000, help="of the prompts and pictures [%(default)s]")
+    parser.add_argument("--batch", type=int, default=50, help="[%(default)s]")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 50], help="of time [%(default)s]")
+    parser.add_argument("--rounds", type=int, default=3, help="of time [%(default)s]")
+    parser.add_argument("--output", type=Path, default=Path("outputs/student_prompts.txt"), help="[%(default)s]")
+    options = parser.parse_args()
+    options.count = options.count or COUNTS[options.what]
+    {"prompts": prompts, "accuracy": accuracy, "diversity": diversity, "time": time}[options.what](options)
+
+
+if __name__ == "__main__":
+    turns.run(SIDES, main)
