@@ -25,8 +25,11 @@ class DistillationSettings(RunSettings):
         minimum=0,
         maximum=1,
     )
+    student_truncation_rate: float = option(
+        1.0, "of the student: below 1 it keeps to likely codes, and its pictures differ by x_T", above=0, maximum=1
+    )
     pictures_per_prompt: int = option(
-        32, "that the teacher draws; which one a student draws depends on its x_T", minimum=1
+        128, "that the teacher draws; the more there are, the better x_T tells which one to draw", minimum=1
     )
     teacher_batch_size: int = option(64, "pictures that it draws at a time", minimum=1)
     teacher_steps: int = option(25, "steps that it takes", minimum=1)

@@ -72,7 +72,7 @@ class DistillationTraining(DenoiserTraining):
         settings = self.settings
         return {
             "guidance_scale": 1.0,
-            "truncation_rate": 1.0,
+            "truncation_rate": settings.student_truncation_rate,
             "num_inference_steps": settings.student_steps,
             "sampler": Flow.name,
             "spacing": settings.student_spacing,
