@@ -11,7 +11,9 @@ from mindone_vq.training.distillation.coupling import assigned_starts, code_vect
 from mindone_vq.training.distillation.settings import DistillationSettings
 from mindone_vq.training.distillation.teacher import drawn_pictures
 from mindone_vq.training.distillation.training import DistillationTraining
+from tests.diffusion.solvable import correlated
 from tests.tiny_pipeline import random_pipeline
+from tests.training.solvable_student import draws_of_student
 
 PROMPTS = ["stripes", "dots", "a cross"]
 DRAWING = {"num_inference_steps": 5, "spacing": "square"}
@@ -62,6 +64,16 @@ def test_the_vectors_are_the_codebook_and_zero_for_the_mask(teacher):
     vectors, codebook = code_vectors(teacher.vqvae), teacher.vqvae.quantize.embedding.embedding_table.asnumpy()
     assert not vectors[-1].any() and np.allclose(vectors[:-1].mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(vectors[3] - vectors[7], codebook[3] - codebook[7], atol=1e-6)
+
+
+def test_one_step_from_a_start_of_codes_is_nearer_to_the_data_than_any_factorised_model(rng):
+    data = correlated(rng)
+
+    def total_variation(masked_share):
+        (counts,) = draws_of_student(data, masked_share, 64, 32_000, [1], 20_000, rng)
+        return np.abs(counts / counts.sum() - data).sum() / 2
+
+    assert total_variation(1.0) > 0.4 > 0.34 > total_variation(0.0)
 
 
 def pictures_of(teacher, folder, **others):
