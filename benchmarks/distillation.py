@@ -16,47 +16,51 @@ turns.
 
 import argparse
 import itertools
-import statistics
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import samplers
 import turns
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.demo.prompts import ShapesPrompts
 from mindone_vq.demo.shapes import PLACES, Scene, caption, random_scene
 from mindone_vq.demo.shapes_evaluation import off, score
+from tests.diffusion.solvable import total_variation
 
-DIFFUSERS = "diffusers"
+EVENLY = np.full(len(PLACES), 1 / len(PLACES))
 OF_A_PROMPT = 50  # pictures whose distances are compared
 
 
 class Model:
-    """A pipeline at a number of steps, otherwise by its own settings."""
+    """A pipeline with settings of its own, but for the number of steps."""
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path) -> None:
         from mindone_vq import VQDiffusionPipeline
 
-        self.pipe, self.steps = VQDiffusionPipeline.from_pretrained(folder), steps
+        self.pipe = VQDiffusionPipeline.from_pretrained(folder)
         self.pipe.set_progress_bar_config(disable=True)
 
-    def __call__(self, prompts: Sequence[str], batch: int, seed: int) -> np.ndarray:
+    def __call__(self, steps: int, prompts: Sequence[str], batch: int, seed: int) -> np.ndarray:
         """Pictures, (prompts, height, width, 3) uint8; picture i has the seed ``seed`` + i."""
         pictures: list[Any] = []
         for start, part in samplers.batches(list(prompts), batch):
             seeds = [seed + start + i for i in range(len(part))]
-            pictures += self.pipe(part, num_inference_steps=self.steps, generator=seeds)[0]
+            pictures += self.pipe(part, num_inference_steps=steps, generator=seeds)[0]
         return np.stack([np.asarray(picture) for picture in pictures])
 
 
-def models(options: argparse.Namespace) -> Iterator[tuple[str, Model]]:
-    if not options.student_only:
-        yield "teacher, 100 steps", Model(options.teacher, 100)
-    for steps in options.steps:
-        yield f"student, {steps} steps", Model(options.student, steps)
+def runs(teacher: Optional[Path], student: Path, steps: Sequence[int]) -> dict[str, Callable[..., np.ndarray]]:
+    """By name what takes prompts, batch and seed: the teacher at 100 steps, and the student at each of ``steps``."""
+    result = {"teacher, 100 steps": partial(Model(teacher), 100)} if teacher else {}
+    model = Model(student)
+    return result | {f"student, {count} steps": partial(model, count) for count in steps}
 
 
 def prompts(options: argparse.Namespace) -> None:
@@ -69,7 +73,7 @@ def prompts(options: argparse.Namespace) -> None:
 
 def accuracy(options: argparse.Namespace) -> None:
     asked, rows = ShapesPrompts.random(options.count, options.count // 2, True, options.seed), []
-    for name, model in models(options):
+    for name, model in runs(None if options.student_only else options.teacher, options.student, options.steps).items():
         scores = score(asked.scenes, model(asked.prompts, options.batch, options.seed))
         groups = [
             f"{sum(group.exact.hits for group in (scores.one, scores.two)) / options.count:.1%}",
@@ -85,22 +89,25 @@ def diversity(options: argparse.Namespace) -> None:
     rng, rows = np.random.default_rng(options.seed), []
     scenes = [random_scene(rng, pairs=0.0, held_out=True) for _ in range(options.count)]
     one = scenes[0]
-    for name, model in models(options):
+    for name, model in runs(None if options.student_only else options.teacher, options.student, options.steps).items():
         pictures = model([caption(scene) for scene in scenes], options.batch, options.seed)
-        chosen = np.bincount([place(*each) for each in zip(scenes, pictures)], minlength=len(PLACES)) / len(scenes)
-        variation = np.abs(chosen - 1 / len(PLACES)).sum() / 2
+        counts = np.bincount([place(*each) for each in zip(scenes, pictures)], minlength=len(PLACES))
+        chosen = counts / len(scenes)
         same = model([caption(one)] * OF_A_PROMPT, options.batch, options.seed).reshape(OF_A_PROMPT, -1).astype(float)
         apart = [np.sqrt(((a - b) ** 2).mean()) for a, b in itertools.combinations(same, 2)]
-        rows.append([name, f"{variation:.3f}", f"{chosen.min():.3f} to {chosen.max():.3f}", f"{np.mean(apart):.1f}"])
+        rows.append(
+            [
+                name,
+                f"{total_variation(counts, EVENLY):.3f}",
+                f"{chosen.min():.3f} to {chosen.max():.3f}",
+                f"{np.mean(apart):.1f}",
+            ]
+        )
         print(rows[-1], flush=True)
-    floor = np.mean([_variation(rng.multinomial(len(scenes), [1 / 9] * 9)) for _ in range(1000)])
+    floor = np.mean([total_variation(rng.multinomial(len(scenes), EVENLY), EVENLY) for _ in range(1000)])
     header = ["", "total variation of places", "least and most likely place", "levels between pictures of a prompt"]
     print(turns.table(header, rows))
     print(f"\n{options.count} prompts; as many draws from the data have a total variation of {floor:.3f}.")
-
-
-def _variation(counts: np.ndarray) -> float:
-    return float(np.abs(counts / counts.sum() - 1 / len(counts)).sum() / 2)
 
 
 def place(scene: Scene, pixels: np.ndarray) -> int:
@@ -110,34 +117,24 @@ def place(scene: Scene, pixels: np.ndarray) -> int:
 
 def time(options: argparse.Namespace) -> None:
     for batch in options.batches:
-        given = {"teacher": str(options.teacher), "student": str(options.student), "batch": batch}
-        sides = [turns.start(__file__, name, **given, steps=options.steps) for name in SIDES]
-        try:
-            times = turns.take_turns(sides, options.rounds)
-        finally:
-            for side in sides:
-                side.close()
-        (peer,) = (statistics.median(values) for (side, _), values in times.items() if side == DIFFUSERS)
-        rows = [
-            [part, turns.spread(values), f"{peer / statistics.median(values):.1f}"]
-            for (_, part), values in times.items()
-        ]
-        print(turns.table([f"batch {batch}", "seconds", "as fast as diffusers at 100 steps"], rows), flush=True)
+        given = {"teacher": str(options.teacher), "student": str(options.student), "steps": options.steps}
+        times = turns.time_sides(__file__, SIDES, options.rounds, **given, batch=batch)
+        rows = turns.as_fast_as(samplers.DIFFUSERS, times)
+        print(turns.table([f"batch {batch}", "", "seconds", "as fast"], rows), flush=True)
 
 
-def ours(teacher: str, student: str, batch: int, steps: list[int]) -> turns.Parts:
+def ours(teacher: str, student: str, steps: list[int], batch: int) -> turns.Parts:
     texts = samplers.shapes(batch, 0).prompts
-    runs = {"teacher, 100 steps": Model(Path(teacher), 100)}
-    runs |= {f"student, {count} steps": Model(Path(student), count) for count in steps}
-    return {name: lambda run=run: len(run(texts, batch, 0)) for name, run in runs.items()}
+    models = runs(Path(teacher), Path(student), steps)
+    return {name: lambda model=model: len(model(texts, batch, 0)) for name, model in models.items()}
 
 
-def theirs(teacher: str, student: str, batch: int, steps: list[int]) -> turns.Parts:
+def theirs(teacher: str, student: str, steps: list[int], batch: int) -> turns.Parts:
     run, texts = samplers.Theirs(Path(teacher)), samplers.shapes(batch, 0).prompts
-    return {"diffusers, 100 steps": lambda: len(run(DIFFUSERS, 100, texts, batch))}
+    return {"100 steps": lambda: len(run(samplers.DIFFUSERS, 100, texts, batch))}
 
 
-SIDES = {"mindone_vq": ours, DIFFUSERS: theirs}
+SIDES = {"mindone_vq": ours, samplers.DIFFUSERS: theirs}
 COUNTS = {"prompts": 500, "accuracy": 1000, "diversity": 1000, "time": 0}
 
 

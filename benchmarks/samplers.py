@@ -16,7 +16,6 @@ import argparse
 import functools
 import itertools
 import json
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,17 +137,8 @@ def plot(options: argparse.Namespace) -> None:
 
 
 def time(options: argparse.Namespace) -> None:
-    sides = {side: turns.start(__file__, side, batch=options.batch) for side in SIDES}
-    try:
-        times = turns.take_turns(sides.values(), options.rounds)
-    finally:
-        for side in sides.values():
-            side.close()
-    (peer,) = (statistics.median(values) for (side, _), values in times.items() if side == DIFFUSERS)
-    rows = [
-        [side, part, turns.spread(values), f"{peer / statistics.median(values):.1f} x"]
-        for (side, part), values in times.items()
-    ]
+    times = turns.time_sides(__file__, SIDES, options.rounds, batch=options.batch)
+    rows = turns.as_fast_as(DIFFUSERS, times)
     print(turns.table([f"{options.batch} prompts to pictures", "", "seconds", "as fast"], rows))
 
 

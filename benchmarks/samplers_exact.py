@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindone_vq.diffusion.samplers import Ancestral, Confidence, Halton, Purity
-from tests.diffusion.solvable import correlated, draws
+from tests.diffusion.solvable import correlated, draws, total_variation
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "pictures" / "samplers_exact.png"
 SAMPLERS = {
@@ -33,11 +33,6 @@ SAMPLERS = {
 STEPS = [1, 2, 3, 4, 8, 16, 32, 100]
 
 
-def distance(counts: np.ndarray, data: np.ndarray) -> float:
-    """Total variation, 0 to 1."""
-    return float(np.abs(counts / counts.sum() - data).sum() / 2)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=50_000, help="[%(default)s]")
@@ -46,11 +41,11 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     data = correlated(rng)
-    floor = distance(rng.multinomial(options.draws, data), data)
+    floor = total_variation(rng.multinomial(options.draws, data), data)
     rows, tables = [], {}
     for name, sampler in SAMPLERS.items():
         held = tables.setdefault(sampler.is_exact, {})
-        found = [distance(draws(data, sampler, n, options.draws, rng, tables=held), data) for n in STEPS]
+        found = [total_variation(draws(data, sampler, n, options.draws, rng, tables=held), data) for n in STEPS]
         rows.append([name, *(f"{value:.3f}" for value in found)])
         plt.plot(STEPS, found, marker="o", label=name)
     print(turns.table(["total variation at so many steps", *map(str, STEPS)], rows))

@@ -7,6 +7,7 @@ compilation, which is not counted, and then each time that it is asked to.
 A process remembers the memory of the one that started it: scripts import nothing large before their sides are done.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -83,6 +84,22 @@ def take_turns(workers: Iterable[Worker], rounds: int) -> dict[tuple[str, str], 
         for (name, part), values in times.items():
             values.append(by_name[name].run(part))
     return times
+
+
+def time_sides(script: str, sides: Iterable[str], rounds: int, **settings: Any) -> dict[tuple[str, str], list[float]]:
+    """``take_turns`` of sides of ``script``, which are started and ended."""
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(start(script, side, **settings)) for side in sides]
+        return take_turns(workers, rounds)
+
+
+def as_fast_as(peer: str, times: Mapping[tuple[str, str], Sequence[float]]) -> list[list[str]]:
+    """Rows of a table: each part of each side, its seconds, and how many times as fast as the one part of ``peer``."""
+    (seconds,) = (statistics.median(values) for (side, _), values in times.items() if side == peer)
+    return [
+        [side, part, spread(values), f"{seconds / statistics.median(values):.1f} x"]
+        for (side, part), values in times.items()
+    ]
 
 
 def run(sides: Mapping[str, Callable[..., Parts]], main: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@
 
 Writes PNG files and metadata.jsonl (file_name, text), several captions for each picture. The combinations of role,
 gender and tone in mindone_vq/demo/emoji_held_out.txt are left out; --held-out writes only these, with one caption each.
+--people writes only combinations of role, gender and tone, without the captions that name the tone alone.
 The pictures are Noto Emoji, Apache-2.0; names and tags are emojibase's, MIT.
 """
 
@@ -25,18 +26,18 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("google", type=Path, metavar="GOOGLE", help="the unpacked package emoji-datasource-google")
     parser.add_argument("emojibase", type=Path, metavar="EMOJIBASE", help="the unpacked package emojibase-data")
     parser.add_argument("folder", type=Path, metavar="DIR", help="is created; must not contain metadata.jsonl")
-    parser.add_argument("--held-out", action="store_true", help="only combinations that are held out")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--held-out", action="store_true", help="only combinations that are held out")
+    which.add_argument("--people", action="store_true", help="only combinations of role, gender and tone")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
     options = parse_arguments(arguments)
     emoji = read(options.google, options.emojibase)
-    chosen = [each for each in emoji if each.is_held_out == options.held_out]
-    pictures = (
-        (f"{each.code.lower()}.png", each.picture(), each.captions[: 1 if options.held_out else None])
-        for each in tqdm(chosen)
-    )
+    chosen = [each for each in emoji if each.is_held_out == options.held_out and (each.cell or not options.people)]
+    most = 1 if options.held_out else 4 if options.people else None
+    pictures = ((f"{each.code.lower()}.png", each.picture(), each.captions[:most]) for each in tqdm(chosen))
     captions = common.write_image_folder(options.folder, pictures)
     print(f"Wrote {len(chosen)} pictures with {captions} captions to {options.folder}.")
 

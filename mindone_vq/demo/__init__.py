@@ -1,7 +1,7 @@
 """The bundled models, and what they are trained and tested on.
 
-``shapes`` draws one or two coloured shapes on a plain background. ``emoji64`` will draw Noto Emoji;
-it is half trained and has no name yet. Both are of 64 x 64 pixels.
+``shapes`` draws one or two coloured shapes on a plain background. The model in emoji64 will draw Noto Emoji; it is half
+trained and has no name yet. Pictures of both are 64 x 64 pixels.
 """
 
 from pathlib import Path

@@ -53,7 +53,8 @@ image = pipe({arguments}num_inference_steps={timesteps}, generator=0).images[0]
 Not stated. Whoever publishes this model should add it here, and as `license:` at the top of this file.
 """
 DIFFUSERS = """
-With diffusers 0.35, whose deprecated `VQDiffusionPipeline` no longer loads a whole folder, component by component:
+With diffusers 0.35, whose deprecated `VQDiffusionPipeline` no longer loads a whole folder, component by component
+(0.34 does not load this transformer):
 
 ```python
 from diffusers import Transformer2DModel, VQDiffusionScheduler, VQModel

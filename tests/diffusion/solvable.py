@@ -93,6 +93,11 @@ def counted(x_0: np.ndarray) -> np.ndarray:
     return np.bincount(x_0 @ (CLASSES ** np.arange(PIXELS)[::-1]), minlength=len(CLEAN_STATES))
 
 
+def total_variation(counts: np.ndarray, data: np.ndarray) -> float:
+    """Between draws, by how often each state is among them, and the probabilities of the states: 0 to 1."""
+    return float(np.abs(counts / counts.sum() - data).sum() / 2)
+
+
 def draws(*arguments: Any, **options: Any) -> np.ndarray:
     """Counts of ``CLEAN_STATES`` among what ``sample`` draws."""
     return counted(sample(*arguments, **options))

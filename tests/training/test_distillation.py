@@ -11,7 +11,7 @@ from mindone_vq.training.distillation.coupling import assigned_starts, code_vect
 from mindone_vq.training.distillation.settings import DistillationSettings
 from mindone_vq.training.distillation.teacher import drawn_pictures
 from mindone_vq.training.distillation.training import DistillationTraining
-from tests.diffusion.solvable import correlated
+from tests.diffusion.solvable import correlated, total_variation
 from tests.tiny_pipeline import random_pipeline
 from tests.training.solvable_student import draws_of_student
 
@@ -69,11 +69,11 @@ def test_the_vectors_are_the_codebook_and_zero_for_the_mask(teacher):
 def test_one_step_from_a_start_of_codes_is_nearer_to_the_data_than_any_factorised_model(rng):
     data = correlated(rng)
 
-    def total_variation(masked_share):
+    def distance(masked_share):
         (counts,) = draws_of_student(data, masked_share, 64, 32_000, [1], 20_000, rng)
-        return np.abs(counts / counts.sum() - data).sum() / 2
+        return total_variation(counts, data)
 
-    assert total_variation(1.0) > 0.4 > 0.34 > total_variation(0.0)
+    assert distance(1.0) > 0.4 > 0.34 > distance(0.0)
 
 
 def pictures_of(teacher, folder, **others):
@@ -85,9 +85,8 @@ def test_the_teacher_draws_every_prompt_as_often_as_it_is_told(teacher, tmp_path
     drawn = pictures_of(teacher, tmp_path)
     assert drawn.prompts == [prompt for prompt in PROMPTS for _ in range(3)]
     assert [list(group) for group in drawn.groups] == [[0, 1, 2]] * 3 + [[3, 4, 5]] * 3 + [[6, 7, 8]] * 3
-    first = teacher(drawn.prompts[:4], output_type="latent", generator=np.random.default_rng((0, 0, 3)), **DRAWING)[
-        0
-    ].asnumpy()
+    rng = np.random.default_rng((0, 0, 3))
+    first = teacher(drawn.prompts[:4], output_type="latent", generator=rng, **DRAWING)[0].asnumpy()
     assert np.array_equal(drawn.codes[:4], first) and drawn.codes.shape == (9, first.shape[1])
 
 
@@ -126,6 +125,7 @@ def test_starts_of_an_epoch_are_assigned_within_a_prompt(folder):
     starts = np.stack([training._start(i, 0) for i in range(4)])
     drawn = training.pipe.scheduler.initial_codes(4, starts.shape[1], np.random.default_rng((0, 0, 0, 2))).asnumpy()
     assert np.array_equal(starts, assigned_starts(training.dataset.codes[:4], drawn, training.vectors))
+    assert training._starts.cache_info().misses == 1  # the four were assigned together
     assert not np.array_equal(training._start(0, 1), starts[0])
 
 

@@ -1,5 +1,6 @@
 """Training a student of a few steps on what its teacher draws."""
 
+import functools
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ class DistillationTraining(DenoiserTraining):
         self.ids = self.pipe.tokenize(self.dataset.prompts)
         self.prompts = list(settings.preview_prompts) or list(dict.fromkeys(prompts))[:4]
         self.order = Order(len(self.dataset.codes), settings.batch_size, settings.seed)
+        groups = len({int(group[0]) for group in self.dataset.groups})
+        self._starts = functools.lru_cache(maxsize=groups)(self._assign)  # once an epoch; as large as the codes
         self.updates = self._make_updates(LikelihoodLoss())
 
     @property
@@ -112,7 +115,11 @@ class DistillationTraining(DenoiserTraining):
     def _start(self, index: int, epoch: int) -> np.ndarray:
         """x_T of a picture, (pixels,): in every epoch those of a prompt are drawn and assigned anew."""
         group = self.dataset.groups[index]
-        x_0 = self.dataset.codes[group]
-        rng = np.random.default_rng((self.settings.seed, epoch, int(group[0]), 2))
+        return self._starts(int(group[0]), epoch)[np.searchsorted(group, index)]
+
+    def _assign(self, first: int, epoch: int) -> np.ndarray:
+        """x_T of all pictures of the prompt whose first one is ``first``, (pictures, pixels)."""
+        x_0 = self.dataset.codes[self.dataset.groups[first]]
+        rng = np.random.default_rng((self.settings.seed, epoch, first, 2))
         x_T = self.pipe.scheduler.initial_codes(*x_0.shape, rng).asnumpy()
-        return assigned_starts(x_0, x_T, self.vectors)[np.searchsorted(group, index)]
+        return assigned_starts(x_0, x_T, self.vectors)
