@@ -107,6 +107,7 @@ def test_every_kernel_of_the_table_has_a_constraint_and_every_constraint_a_kerne
     assert {each.primitive for each in CONSTRAINTS} <= primitives
 
 
+@pytest.mark.slow
 def test_bfloat16_is_audited_where_a_cpu_cannot_run_it():
     """The context, whose output the step takes, and the step."""
     rows, wrong = audit({"a step": (GRAPHS["denoising step and conditioning, guided"][0], [ms.bfloat16])})

@@ -63,6 +63,7 @@ def small(monkeypatch):
         monkeypatch.setattr(f"estimate.{name}", value)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_published_model_has_few_kernels(monkeypatch):
     """An NPU starts each; those without an aclnn class are compiled when first used. Sizes do not change the number."""
     small(monkeypatch)

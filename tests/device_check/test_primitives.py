@@ -59,6 +59,7 @@ def test_the_graph_of_a_case_has_its_primitive(case):
     assert case.primitive in found
 
 
+@pytest.mark.slow
 def test_everything_is_right_on_a_cpu():
     findings = [finding for check, _ in primitives.checks("CPU", SMALL).values() for finding in check()]
     assert len(findings) > 120

@@ -45,8 +45,14 @@ def half(size=12):
     return mask
 
 
-@pytest.mark.parametrize("resample", [1, 3])
-@pytest.mark.parametrize("sampler", ["ancestral", "purity"])
+@pytest.mark.parametrize(
+    "sampler, resample",
+    [
+        ("ancestral", 3),
+        pytest.param("ancestral", 1, marks=pytest.mark.slow),
+        pytest.param("purity", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_pixels_outside_the_mask_are_the_originals(resample, sampler, inpaint, rng):
     image, options = picture(rng), dict(resample=resample, sampler=sampler, **STEPS)
     (result,) = inpaint(image, half(), PROMPT, **options)[0]

@@ -51,7 +51,10 @@ def check(pipe, other, caplog, warm_up, *arguments, **options):
 @pytest.mark.parametrize(
     "batch_size, prompt, options",
     [
-        (None, "stripes", {"sampler": "confidence", "truncation_rate": 0.86, "spacing": "cosine"}),
+        pytest.param(
+            *(None, "stripes", {"sampler": "confidence", "truncation_rate": 0.86, "spacing": "cosine"}),
+            marks=pytest.mark.slow,
+        ),
         (2, ["stripes", "a cross"], {"guidance_scale": 3.0, "guidance_schedule": (0.3, 0.6)}),
         pytest.param(
             *(2, ["stripes", "a cross"], {"negative_prompt": ["dots", "waves"], "num_images_per_prompt": 2}),
