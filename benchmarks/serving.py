@@ -53,6 +53,8 @@ def serve(options: argparse.Namespace) -> Any:
     from mindone_vq.serving.deployment import make_application
     from mindone_vq.serving.settings import ServingSettings
 
+    for name in ENVIRONMENT:  # the replicas get it from their deployment; Ray's own processes would be slow with it
+        del os.environ[name]
     ray.init(num_cpus=options.replicas, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": HOST, "port": PORT})
     settings = ServingSettings(
@@ -117,8 +119,9 @@ def load(options: argparse.Namespace) -> None:
 def bare_rate(options: argparse.Namespace) -> float:
     """Pictures a second of as many processes as there are replicas, each with the pipeline alone."""
     command = [sys.executable, "-c", BARE.format(prompt=PROMPT), "16", str(options.steps), str(options.calls)]
+    environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1"}  # as Ray gives a replica of one CPU
     processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(options.replicas)
     ]
     time.sleep(options.start)  # until all have compiled

@@ -23,6 +23,7 @@ TEXT_TO_IMAGE, INPAINT, IMAGE_TO_IMAGE = "text to image", "inpaint", "image to i
 VARIATIONS = "variations"
 BATCH_SIZES = (1, 4, 16)
 MOST_WAITING = 64
+LINGER = 0.1  # of the time that a batch takes
 
 
 class Busy(Exception):
@@ -140,6 +141,7 @@ class Engine:
         self._changed = threading.Condition()
         self._closed, self._warm_ups = False, []
         self._seconds = 1.0  # of a picture, as a running mean
+        self._linger = 0.0  # seconds that a batch waits for another request
         self._thread = threading.Thread(target=self._work, name="mindone_vq engine", daemon=True)
         self._thread.start()
 
@@ -222,12 +224,20 @@ class Engine:
                 self._changed.wait_for(lambda: self._waiting or self._warm_ups or self._closed)
                 if not self._waiting and not self._warm_ups:
                     return
+                self._wait_for_more()
                 warm_up = self._warm_ups.pop(0) if self._warm_ups else None
                 jobs = [] if warm_up else self._next_batch()
             if warm_up:
                 self._warm_up(*warm_up)
             elif jobs:
                 self._draw(jobs)
+
+    def _wait_for_more(self) -> None:
+        """Lets those who just got their pictures ask again, while they do: half a batch costs as much as a whole."""
+        before = 0
+        while self._linger and before < (waiting := sum(map(len, self._waiting))) < self.largest:
+            before = waiting
+            self._changed.wait(self._linger)
 
     def _next_batch(self) -> list[Job]:
         """Takes requests out of the queue: the first, and those that fit beside it."""
@@ -250,8 +260,9 @@ class Engine:
             for job in jobs:
                 job.pictures.set_exception(error)
             return
-        count = sum(map(len, jobs))
-        self._seconds += 0.2 * ((time.perf_counter() - began) / count - self._seconds)
+        count, seconds = sum(map(len, jobs)), time.perf_counter() - began
+        self._seconds += 0.2 * (seconds / count - self._seconds)
+        self._linger = LINGER * seconds if len(jobs) > 1 else 0.0  # one who asks alone waits for nobody
         for job in jobs:
             own, pictures = pictures[: len(job)], pictures[len(job) :]
             if job.is_cancelled:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mindone_vq import VQDiffusionImg2ImgPipeline, VQDiffusionInpaintPipeline
+from mindone_vq.serving import engine as engine_module
 from mindone_vq.serving.engine import Busy, Cancelled, Engine, ImageRequest
 from tests.tiny_pipeline import random_pipeline
 
@@ -87,6 +88,30 @@ def test_waiting_requests_of_equal_settings_share_a_batch(engine, held, pipe):
     assert alike(pictures, pipe(["a", "a", "c", "c"], generator=[1, 2, 4, 0], **STEPS)[0][:3])
     assert engine.drawn == [["first"], ["a", "c"], ["b"]]
     assert engine.place(one) == 0
+
+
+def test_under_load_a_batch_waits_for_those_who_ask_again(engine, held, monkeypatch):
+    monkeypatch.setattr(engine_module, "LINGER", 100)  # times as long as the batch before
+    monkeypatch.setattr(engine, "_linger", engine._linger)  # is as before when the test ends
+    two = [engine.submit(request("a", (1, 2))), engine.submit(request("b", (1, 2)))]
+    held()
+    for job in two:
+        job.pictures.result(MINUTE)
+    later = threading.Timer(0.5, lambda: jobs.append(engine.submit(request("d", (1, 2, 3)))))
+    later.start()
+    jobs = [engine.submit(request("c"))]
+    later.join(MINUTE)
+    for job in jobs:
+        job.pictures.result(MINUTE)
+    assert engine.drawn == [["first"], ["a", "b"], ["c", "d"]]
+
+
+def test_one_who_asks_alone_does_not_wait(engine, held, monkeypatch):
+    monkeypatch.setattr(engine_module, "LINGER", 1e6)
+    held()
+    for prompt in ("a", "b"):
+        engine.submit(request(prompt)).pictures.result(MINUTE)
+    assert engine.drawn == [["first"], ["a"], ["b"]]
 
 
 def test_edits_are_those_of_their_pipelines(engine, pipe, rng):
