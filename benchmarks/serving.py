@@ -46,15 +46,12 @@ print(batch * calls / (time.perf_counter() - began))
 
 def serve(options: argparse.Namespace) -> Any:
     """Starts the endpoint; returns the module of Ray Serve, to end it."""
-    os.environ.update(ENVIRONMENT)
     import ray
     from ray import serve
 
     from mindone_vq.serving.deployment import make_application
     from mindone_vq.serving.settings import ServingSettings
 
-    for name in ENVIRONMENT:  # the replicas get it from their deployment; Ray's own processes would be slow with it
-        del os.environ[name]
     ray.init(num_cpus=options.replicas, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": HOST, "port": PORT})
     settings = ServingSettings(

@@ -31,7 +31,8 @@ from mindone_vq.demo import MODELS
 from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.pictures import enlarge, grid
-from mindone_vq.serving.engine import Busy, Cancelled, Engine, ImageRequest, Job
+from mindone_vq.serving.engine import Engine, Job
+from mindone_vq.serving.request import Busy, Cancelled, ImageRequest
 from mindone_vq.weights.pretrained import FLOAT_TYPES
 
 MOST_STEPS, MOST_PICTURES, MOST_KEPT, MOST_CHARACTERS = 100, 4, 60, 500

@@ -18,8 +18,8 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from mindone_vq.diffusion.spacing import SPACINGS
-from mindone_vq.serving.engine import ImageRequest
 from mindone_vq.serving.errors import APIError
+from mindone_vq.serving.request import ImageRequest
 from mindone_vq.serving.settings import ServingSettings
 
 MOST_CHARACTERS = 2000

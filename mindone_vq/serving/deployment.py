@@ -1,6 +1,7 @@
 """The endpoint on Ray Serve: replicas that draw, and a gateway that speaks HTTP.
 
-``serve run mindone_vq.serving:app`` deploys it with the settings of the environment.
+``serve run mindone_vq.serving:app`` deploys it with the settings of the environment. MindSpore is imported in the
+replicas alone: in the process of that command, which has imported Ray, it cannot be (``ray_environment``).
 """
 
 import asyncio
@@ -15,11 +16,10 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from mindone_vq.batch import described
 from mindone_vq.serving.api import make_app
-from mindone_vq.serving.engine import Busy, Cancelled, Engine, ImageRequest
 from mindone_vq.serving.errors import APIError
 from mindone_vq.serving.ray_environment import ENVIRONMENT
+from mindone_vq.serving.request import Busy, Cancelled, ImageRequest
 from mindone_vq.serving.settings import ServingSettings
 
 logger = logging.getLogger("ray.serve")
@@ -37,6 +37,7 @@ class Replica:
 
         from mindone_vq import VQDiffusionPipeline
         from mindone_vq.demo import MODELS
+        from mindone_vq.serving.engine import Engine
         from mindone_vq.weights.pretrained import FLOAT_TYPES
 
         if settings.npus:
@@ -133,13 +134,15 @@ def make_application(settings: ServingSettings) -> serve.Application:
     gateway = serve.deployment(
         serve.ingress()(Gateway),
         name="Gateway",
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ENVIRONMENT}},
+        ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=1000,
     )
     return gateway.bind(replicas.bind(settings), settings)
 
 
 def _png(picture: Any, request: ImageRequest, seed: int) -> bytes:
+    from mindone_vq.batch import described
+
     file = io.BytesIO()
     picture.save(file, format="PNG", pnginfo=described({"prompt": request.prompt, "seed": seed, **request.options}))
     return file.getvalue()

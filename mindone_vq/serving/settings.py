@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Optional
 
-from mindone_vq.diffusion.samplers import SAMPLERS
-from mindone_vq.weights.pretrained import FLOAT_TYPES
-
+# The names in the tables of the same names, which cannot be imported without MindSpore.
+SAMPLERS = ("ancestral", "purity", "confidence", "halton", "flow")
+FLOAT_TYPES = ("float32", "float16", "bfloat16")
 PREFIX = "MINDONE_VQ_"
 
 

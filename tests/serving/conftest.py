@@ -2,4 +2,6 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("ray") else ["test_api.py", "test_deployment.py", "test_batch_on_ray.py"]
+collect_ignore = (
+    [] if find_spec("ray") else [f"test_{name}.py" for name in ("api", "deployment", "command", "batch_on_ray")]
+)

@@ -14,9 +14,12 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from mindone_vq.diffusion.samplers import SAMPLERS
+from mindone_vq.serving import settings
 from mindone_vq.serving.api import make_app
 from mindone_vq.serving.errors import APIError
 from mindone_vq.serving.settings import ServingSettings
+from mindone_vq.weights.pretrained import FLOAT_TYPES
 
 pytestmark = pytest.mark.serve
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
@@ -215,11 +218,15 @@ def test_a_backend_that_is_busy_or_slow_is_an_honest_answer(backend):
     assert answer.status_code == 504 and "Not drawn within 0.2 s" in answer.json()["error"]["message"]
 
 
+def test_what_settings_may_name_is_what_there_is():
+    assert set(settings.SAMPLERS) == set(SAMPLERS) and set(settings.FLOAT_TYPES) == set(FLOAT_TYPES)
+
+
 def test_settings_come_from_the_environment():
     given = {"MINDONE_VQ_MODEL": "me/model", "MINDONE_VQ_BATCH_SIZES": "2, 8", "MINDONE_VQ_MOST_PICTURES": "8"}
-    settings = ServingSettings.from_environment({**given, "MINDONE_VQ_TIMEOUT": "7.5", "MINDONE_VQ_API_KEY": ""})
-    assert (settings.model, settings.batch_sizes, settings.timeout) == ("me/model", (2, 8), 7.5)
-    assert settings.samplers == ("ancestral", "confidence") and settings.api_key == ""
+    read = ServingSettings.from_environment({**given, "MINDONE_VQ_TIMEOUT": "7.5", "MINDONE_VQ_API_KEY": ""})
+    assert (read.model, read.batch_sizes, read.timeout) == ("me/model", (2, 8), 7.5)
+    assert read.samplers == ("ancestral", "confidence") and read.api_key == ""
     for variables, message in (
         ({"MINDONE_VQ_TIMEOUT": "soon"}, "MINDONE_VQ_TIMEOUT is 'soon'"),
         ({"MINDONE_VQ_BATCH_SIZES": "1,4"}, "most_pictures is 10, more than the largest of batch_sizes, 4"),

@@ -11,7 +11,8 @@ from PIL import Image
 
 from mindone_vq import VQDiffusionImg2ImgPipeline, VQDiffusionInpaintPipeline
 from mindone_vq.serving import engine as engine_module
-from mindone_vq.serving.engine import Busy, Cancelled, Engine, ImageRequest
+from mindone_vq.serving.engine import Engine
+from mindone_vq.serving.request import Busy, Cancelled, ImageRequest
 from tests.tiny_pipeline import random_pipeline
 
 STEPS = {"num_inference_steps": 8}
