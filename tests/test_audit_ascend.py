@@ -116,6 +116,7 @@ def test_bfloat16_is_audited_where_a_cpu_cannot_run_it():
     assert "Float16" not in {dtype for row in rows.values() for dtype in (*row.inputs, *row.outputs)}
 
 
+@pytest.mark.slow
 def test_a_finding_in_a_shipped_graph_names_the_graph_and_the_cell():
     name = "denoising step and conditioning, guided"
     with mock.patch("mindone_vq.nn.attention.FUSED_SIZE", 8):  # so heads of 24 are not padded

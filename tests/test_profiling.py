@@ -81,7 +81,10 @@ def steps_in(folder, kernel="CumSum"):
 @pytest.mark.parametrize(
     "example, arguments, steps",
     [
-        ("text_to_image", [PROMPT, "--guidance-scale", 3, "--num-images", 2, "--filmstrip", "strip.png"], 2),
+        pytest.param(
+            *("text_to_image", [PROMPT, "--guidance-scale", 3, "--num-images", 2, "--filmstrip", "strip.png"], 2),
+            marks=pytest.mark.slow,
+        ),
         pytest.param("class_to_image", [2, "--model", "m"], 2, marks=pytest.mark.slow),
         pytest.param("unconditional", ["--model", "m"], 2, marks=pytest.mark.slow),
         pytest.param("inpaint", [PROMPT, "--mask-box", 0, 0, 0.5, 1], 2, marks=pytest.mark.slow),

@@ -46,6 +46,7 @@ def as_text(findings):
     return [(finding.name, finding.value.split(",")[0], finding.advice) for finding in findings]
 
 
+@pytest.mark.slow
 def test_a_crash_stops_neither_the_checks_nor_the_groups():
     made = (
         Group("environment", "mindone_vq.device_check.environment:checks"),

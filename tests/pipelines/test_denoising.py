@@ -40,7 +40,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["published", pytest.param("others", marks=pytest.mark.slow)])
 def transformer(request, rng):
     return random_weights(Transformer2DModel(**SIZES, **KINDS[request.param]), rng, 0.3).set_train(False)
 
@@ -95,12 +95,17 @@ def test_all_forms_draw_the_same(transformer, rng, monkeypatch):
 @pytest.mark.parametrize(
     "network, condition",
     [
-        (Transformer2DModel(**{**SIZES, "cross_attention_dim": None}), np.zeros(2)),
-        (Transformer2DModel(**{**SIZES, "num_embeds_ada_norm": None}), np.ones((2, 5, 10), np.float32)),
         (ClassTransformer2DModel(3, 8, 2, 4, 30, 7, num_class_embeds=4), np.array([0, 2], np.int32)),
         (UnconditionalTransformer2DModel(3, 8, 2, 4, 30, 7), np.zeros(2)),
+        pytest.param(
+            *(Transformer2DModel(**{**SIZES, "cross_attention_dim": None}), np.zeros(2)), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            *(Transformer2DModel(**{**SIZES, "num_embeds_ada_norm": None}), np.ones((2, 5, 10), np.float32)),
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["without text", "without timesteps", "classes", "unconditional"],
+    ids=["classes", "unconditional", "without text", "without timesteps"],
 )
 def test_every_kind_of_network_runs_in_both_forms(network, condition, rng, monkeypatch):
     """All through the same block: what the network's own call predicts is what its step draws from."""
@@ -146,7 +151,7 @@ def test_on_a_cpu_float16_weights_are_widened_and_stay_as_they_are(is_layer_by_l
         assert each.dtype == ms.float16 and np.array_equal(each.asnumpy(), values[each.name])
 
 
-@pytest.mark.parametrize("is_layer_by_layer", [True, False])
+@pytest.mark.parametrize("is_layer_by_layer", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_outside_of_a_guidance_interval_the_null_condition_is_not_computed(is_layer_by_layer, rng, monkeypatch):
     monkeypatch.setattr(denoising, "layer_by_layer", lambda size: is_layer_by_layer)
     pipe, rows = random_pipeline(rng, layers=2), []

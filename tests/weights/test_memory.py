@@ -25,7 +25,7 @@ print((peak() - before) / sum(parameter.nbytes for parameter in network.get_para
 """
 
 
-@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
+@pytest.mark.parametrize("pickled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["safetensors", "bin"])
 def test_loading_takes_little_more_memory_than_the_weights(pickled, tmp_path):
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
     sizes = dict(num_attention_heads=8, attention_head_dim=128, num_layers=6, sample_size=4, num_embeds_ada_norm=10)
