@@ -5,7 +5,8 @@
     python benchmarks/serving.py memory
 
 ``load``: many clients at a time, each with a number of requests after each other; how many were lost, the time to an
-answer, and pictures a second beside the bare pipeline at the largest batch, in one process for each replica.
+answer, and pictures a second beside the bare pipeline at the largest batch, in one process for each replica, before and
+after.
 ``faults``: a replica is killed under load, clients go away, and bad requests of every kind are sent. ``memory``: the
 resident memory of the replicas over many requests. It needs the extras [serve] and [test-web], and a quiet machine.
 """
@@ -106,11 +107,18 @@ def report(answers: list[tuple[int, float]], seconds: float) -> float:
 
 
 def load(options: argparse.Namespace) -> None:
-    bare = bare_rate(options)
+    import ray
+
+    before = bare_rate(options)
     running = serve(options)
     rate = report(*many(options))
     running.shutdown()
-    print(f"the bare pipeline in {options.replicas} processes, batch 16: {bare:.2f} a second; ratio {rate / bare:.2f}")
+    ray.shutdown()
+    after = bare_rate(options)
+    print(
+        f"the bare pipeline in {options.replicas} processes, batch 16: {before:.2f} a second before, {after:.2f} after"
+    )
+    print(f"ratio {2 * rate / (before + after):.2f}")
 
 
 def bare_rate(options: argparse.Namespace) -> float:
