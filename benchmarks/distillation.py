@@ -63,6 +63,10 @@ def runs(teacher: Optional[Path], student: Path, steps: Sequence[int]) -> dict[s
     return result | {f"student, {count} steps": partial(model, count) for count in steps}
 
 
+def models(options: argparse.Namespace) -> dict[str, Callable[..., np.ndarray]]:
+    return runs(None if options.student_only else options.teacher, options.student, options.steps)
+
+
 def prompts(options: argparse.Namespace) -> None:
     rng = np.random.default_rng(options.seed)
     scenes = {caption(random_scene(rng, pairs=i % 2)): None for i in range(options.count)}
@@ -73,7 +77,7 @@ def prompts(options: argparse.Namespace) -> None:
 
 def accuracy(options: argparse.Namespace) -> None:
     asked, rows = ShapesPrompts.random(options.count, options.count // 2, True, options.seed), []
-    for name, model in runs(None if options.student_only else options.teacher, options.student, options.steps).items():
+    for name, model in models(options).items():
         scores = score(asked.scenes, model(asked.prompts, options.batch, options.seed))
         groups = [
             f"{sum(group.exact.hits for group in (scores.one, scores.two)) / options.count:.1%}",
@@ -89,7 +93,7 @@ def diversity(options: argparse.Namespace) -> None:
     rng, rows = np.random.default_rng(options.seed), []
     scenes = [random_scene(rng, pairs=0.0, held_out=True) for _ in range(options.count)]
     one = scenes[0]
-    for name, model in runs(None if options.student_only else options.teacher, options.student, options.steps).items():
+    for name, model in models(options).items():
         pictures = model([caption(scene) for scene in scenes], options.batch, options.seed)
         counts = np.bincount([place(*each) for each in zip(scenes, pictures)], minlength=len(PLACES))
         chosen = counts / len(scenes)
@@ -125,8 +129,8 @@ def time(options: argparse.Namespace) -> None:
 
 def ours(teacher: str, student: str, steps: list[int], batch: int) -> turns.Parts:
     texts = samplers.shapes(batch, 0).prompts
-    models = runs(Path(teacher), Path(student), steps)
-    return {name: lambda model=model: len(model(texts, batch, 0)) for name, model in models.items()}
+    compared = runs(Path(teacher), Path(student), steps)
+    return {name: lambda model=model: len(model(texts, batch, 0)) for name, model in compared.items()}
 
 
 def theirs(teacher: str, student: str, steps: list[int], batch: int) -> turns.Parts:

@@ -9,11 +9,11 @@ import pytest
 
 import mindone_vq
 from mindone_vq.demo import SHAPES_MODEL
+from tests.markdown import python_blocks
 
 ROOT = Path(mindone_vq.__file__).parents[1]
 FILES = sorted({*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("docs/*/*.md")})
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s#]*)(#[^)\s]*)?\)")
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"^```.*?^```|`[^`]*`", re.MULTILINE | re.DOTALL)
 
 
@@ -45,6 +45,7 @@ import numpy as np
 from mindspore import Tensor
 from mindone_vq import VQDiffusionPipeline
 from mindone_vq.demo import SHAPES_MODEL
+from tests.markdown import python_blocks
 from mindone_vq.demo.shapes import Scene, Shape, draw
 
 pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL)
@@ -69,15 +70,11 @@ assert list(pathlib.Path("profile").iterdir())
 @pytest.mark.parametrize("page", AFTER)
 def test_python_of_a_page_runs(page, tmp_path):
     """One block after the other, as a reader would, with the model of shapes as the folder."""
-    blocks = [block.replace("path/or/hub-id", str(SHAPES_MODEL)) for block in blocks_of(ROOT / page)]
+    blocks = [block.replace("path/or/hub-id", str(SHAPES_MODEL)) for block in python_blocks(ROOT / page)]
     (tmp_path / "page.py").write_text("\n".join([BEFORE, *blocks, AFTER[page]]))
     process = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
 
 
 def test_every_page_with_python_is_run():
-    assert {path for path in FILES if blocks_of(path)} == {ROOT / page for page in AFTER}
-
-
-def blocks_of(path):
-    return BLOCK.findall(path.read_text(encoding="utf-8"))
+    assert {path for path in FILES if python_blocks(path)} == {ROOT / page for page in AFTER}

@@ -99,6 +99,17 @@ def test_the_example_leaves_out_what_is_held_out(packages, tmp_path, monkeypatch
         example.main([*arguments, str(tmp_path / "data")])
 
 
+def test_the_example_writes_people_alone(packages, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = importlib.import_module("emoji_data")
+    monkeypatch.setattr(demo_emoji, "held_out", lambda: frozenset({"running | man | dark"}))
+    example.main([*map(str, packages), str(tmp_path / "data"), "--people"])
+    texts = [json.loads(line)["text"] for line in (tmp_path / "data/metadata.jsonl").read_text().splitlines()]
+    assert len(texts) == 53 * 4  # all but what is held out, and no other emoji
+    assert "man running, medium skin tone" in texts and "man with medium skin" in texts
+    assert "man running, dark skin tone" not in texts and "dark skin tone" not in texts
+
+
 def test_an_empty_package_is_an_error(packages):
     google, emojibase = packages
     for picture in (google / "img/google/64").iterdir():

@@ -1,7 +1,5 @@
 """The model card of a saved pipeline."""
 
-import re
-
 import numpy as np
 import pytest
 import yaml
@@ -10,6 +8,7 @@ import mindone_vq
 from mindone_vq import VQDiffusionPipeline
 from mindone_vq.conversion.convert import convert
 from mindone_vq.conversion.options import Options
+from tests.markdown import python_blocks
 from tests.tiny_pipeline import random_pipeline
 
 
@@ -20,10 +19,6 @@ def pipe():
 
 def card_in(folder):
     return (folder / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(card):
-    return re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
 
 
 def test_the_card_describes_the_pipeline(pipe, tmp_path):
@@ -40,7 +35,7 @@ def test_the_card_describes_the_pipeline(pipe, tmp_path):
 def test_its_first_lines_of_python_draw(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     names = {}
-    exec(blocks(card_in(tmp_path))[0].replace("path/or/hub-id", str(tmp_path)), names)
+    exec(python_blocks(tmp_path / "README.md")[0].replace("path/or/hub-id", str(tmp_path)), names)
     assert names["image"].width == pipe.transformer.width * pipe.vqvae.downscale
 
 

@@ -51,6 +51,7 @@ def half(size=12):
         ("ancestral", 3),
         pytest.param("ancestral", 1, marks=pytest.mark.slow),
         pytest.param("purity", 1, marks=pytest.mark.slow),
+        pytest.param("purity", 3, marks=pytest.mark.slow),
     ],
 )
 def test_pixels_outside_the_mask_are_the_originals(resample, sampler, inpaint, rng):

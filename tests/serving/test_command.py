@@ -34,7 +34,7 @@ def served(tmp_path):
 
 def is_ready():
     try:
-        return httpx.get(f"{ADDRESS}/healthz").status_code == 200
+        return httpx.get(f"{ADDRESS}/healthz").json().get("width") == 12  # of the tiny pipeline, and no other server's
     except httpx.HTTPError:
         return False
 
