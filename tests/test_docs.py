@@ -45,7 +45,6 @@ import numpy as np
 from mindspore import Tensor
 from mindone_vq import VQDiffusionPipeline
 from mindone_vq.demo import SHAPES_MODEL
-from tests.markdown import python_blocks
 from mindone_vq.demo.shapes import Scene, Shape, draw
 
 pipe = VQDiffusionPipeline.from_pretrained(SHAPES_MODEL)
