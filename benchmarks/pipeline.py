@@ -1,4 +1,4 @@
-"""Prompts to pictures with the bundled model, beside diffusers with the same weights.
+"""Prompts to pictures with the model of shapes, beside diffusers with the same weights.
 
     python benchmarks/pipeline.py
 

@@ -1,4 +1,4 @@
-"""How far float16 agrees with float32, with the bundled model; products in float16, which a CPU does for this alone.
+"""How far float16 agrees with float32, with the model of shapes; products in float16, which a CPU does for this alone.
 
     python benchmarks/precision.py
 

@@ -2,7 +2,7 @@
 
     python benchmarks/training_step.py
 
-Forward, backward, clipping and AdamW, at the sizes of the bundled model, random weights and inputs, float32. The two
+Forward, backward, clipping and AdamW, at the sizes of the model of shapes, random weights and inputs, float32. The two
 sides take turns, five rounds of a few steps each; the first, with its compilation, is not counted.
 """
 

@@ -2,7 +2,7 @@
 
     python examples/text_to_image.py "a large red circle on a white background"
 
-Without --model the bundled model is used; it draws one or two coloured shapes on a plain background, 64 x 64 pixels.
+Without --model the model of shapes is used; it draws one or two coloured shapes on a plain background, 64 x 64 pixels.
 Its words are: small, large; red, green, blue, yellow, purple, orange, cyan, pink; circle, square, triangle, cross,
 ring, diamond; to the left of, to the right of, above, below; on a black, gray or white background.
 """

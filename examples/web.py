@@ -52,6 +52,16 @@ KNOWN = {  # what a bundled model knows, and prompts to click
             "a large purple square above a small yellow diamond on a white background",
         ],
     ),
+    "emoji": (
+        "One person on white: a role (firefighter, astronaut, cook, running, surfing, and some 70 more) as a person, "
+        "man or woman, and optionally light, medium-light, medium, medium-dark or dark skin tone.",
+        [
+            "woman firefighter, medium-dark skin tone",
+            "man surfing, light skin tone",
+            "person running, dark skin tone",
+            "woman cook",
+        ],
+    ),
 }
 CSS = ".strip img { image-rendering: pixelated; } footer { display: none !important; }"
 

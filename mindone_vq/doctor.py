@@ -180,7 +180,7 @@ def check_release(version: str, target: str) -> Finding:
     return Finding("MindSpore", version if tested else f"{version}; the package is tested with {' and '.join(TESTED)}")
 
 
-def pipeline(folder: str = "", name: str = "bundled model") -> Iterator[Finding]:
+def pipeline(folder: str = "", name: str = "model of shapes") -> Iterator[Finding]:
     """Loads a pipeline folder; the bundled one if no other is given."""
     from mindone_vq import DiffusionPipeline
     from mindone_vq.demo import SHAPES_MODEL
@@ -204,7 +204,7 @@ def checks(model: str = "") -> Checks:
         "compile cache": (compile_cache, "report this error"),
         "packages": (packages, "install mindone_vq with pip, in an environment of its own"),
         "MindSpore": (mindspore, "install mindspore==2.8.0 on a CPU; on an Ascend server the release for its CANN"),
-        "bundled model": (pipeline, "install mindone_vq again: a file is missing or damaged"),
+        "model of shapes": (pipeline, "install mindone_vq again: a file is missing or damaged"),
     }
     return {**result, "model": (partial(pipeline, model, "model"), "download or convert it again")} if model else result
 
@@ -230,8 +230,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--check",
         choices=groups.DEVICES,
-        help="also compute every kernel, and the bundled model, on this device, compare the numbers and measure times; "
-        "takes some minutes",
+        help="also compute every kernel, and the model of shapes, on this device, compare the numbers and measure "
+        "times; takes some minutes",
     )
     parser.add_argument(
         "--json", metavar="FILE", nargs="?", const="-", help="print JSON instead of text, or write it to FILE as well"

@@ -42,7 +42,7 @@ def test_everything_works_here(modules, monkeypatch, capsys):
     assert findings["mindone_vq"]["value"] == mindone_vq.__version__
     assert findings["compiled graph"]["value"] == "the result is correct"
     assert findings["hub cache"]["value"].startswith("~/hub/hub, ")
-    assert findings["bundled model"]["value"] == findings["model"]["value"]
+    assert findings["model of shapes"]["value"] == findings["model"]["value"]
     assert findings["model"]["value"].startswith("VQDiffusionPipeline with 4.")
     assert "somebody" not in output
 
@@ -63,7 +63,7 @@ def test_a_broken_mindspore_is_a_line_of_the_report(content, modules, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("  WRONG  MindSpore") and BROKEN[content] in line]
     assert any(line.startswith("  ok     Python") for line in lines)
-    assert any(line.startswith("  WRONG  bundled model") for line in lines)
+    assert any(line.startswith("  WRONG  model of shapes") for line in lines)
     assert lines[-1] == "Problems: 2."
 
 

@@ -1,8 +1,8 @@
-"""Writes what the bundled model computes on a CPU in float32, for ``python -m mindone_vq.doctor --check``.
+"""Writes what the model of shapes computes on a CPU in float32, for ``python -m mindone_vq.doctor --check``.
 
     python tools/write_device_reference.py
 
-Run it again after the bundled model has changed, or what ``mindone_vq/device_check/model.py`` computes.
+Run it again after the model of shapes has changed, or what ``mindone_vq/device_check/model.py`` computes.
 """
 
 import io

@@ -32,7 +32,7 @@ RADII = {"small": 8.0, "large": 13.0}  # pixels
 RELATIONS = ("left", "above")  # of the first of two shapes to the second
 HELD_OUT_SHARE = 0.12
 OVERSAMPLING = 4
-GRID = 8  # pixels by which a shape is moved: the pixels of a code of the bundled model
+GRID = 8  # pixels by which a shape is moved: the pixels of a code of the model of shapes
 PLACES = tuple(itertools.product((-1, 0, 1), repeat=2))  # that ``draw`` chooses from, in units of ``GRID``
 # The oracle: the least difference of a shape's pixel from the background, in levels summed over the channels, and the
 # least number of pixels of a shape; smaller parts are specks.

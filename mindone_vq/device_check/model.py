@@ -1,4 +1,4 @@
-"""The bundled model on the device, beside what it computed on a CPU in float32: codes, pictures, training steps.
+"""The model of shapes on the device, beside what it computed on a CPU in float32: codes, pictures, training steps.
 
 ``reference.npz`` was written by ``python tools/write_device_reference.py``.
 """

@@ -29,9 +29,9 @@ FEW, MANY, REPETITIONS = 10, 30, 3  # steps; calls of each
 
 
 def checks(device: str) -> Checks:
-    """Of the bundled model; on an NPU in float16, and of the published size too."""
+    """Of the model of shapes; on an NPU in float16, and of the published size too."""
     dtype = "float32" if device == "CPU" else "float16"
-    result = {"bundled model": partial(times, "bundled model", partial(load, dtype))}
+    result = {"model of shapes": partial(times, "model of shapes", partial(load, dtype))}
     if device != "CPU":
         result["published size"] = partial(times, "published size", partial(published, Sizes(), 36))
     return {name: (check, ERROR_ADVICE) for name, check in result.items()}

@@ -1,4 +1,4 @@
-"""tools/convert_weights.py as its user runs it, on the bundled model."""
+"""tools/convert_weights.py as its user runs it, on the model of shapes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The bundled model on the device: what differs from the reference is found."""
+"""The model of shapes on the device: what differs from the reference is found."""
 
 import mindspore as ms
 import numpy as np

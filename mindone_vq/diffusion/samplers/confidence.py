@@ -26,7 +26,7 @@ class Confidence(UnmaskingSampler):
     Args:
         temperature: of the noise at the first step; it falls in proportion to the share that is still masked. More
             makes pictures more diverse and less sure. MaskGIT has 4.5 for ImageNet; the default is the best for the
-            bundled model.
+            model of shapes.
     """
 
     temperature: float = 0.5
