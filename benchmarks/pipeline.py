@@ -40,8 +40,8 @@ def prompts(batch: int) -> list[str]:
 
 def settings(steps: int, model: Path = SHAPES_MODEL) -> dict[str, Any]:
     """Of a call, the same on both sides: guidance and truncation as the model's index has them."""
-    index = json.loads((model / "model_index.json").read_text(encoding="utf-8"))
-    return {"num_inference_steps": steps, **index["_default_settings"]}
+    own = json.loads((model / "model_index.json").read_text(encoding="utf-8"))["_default_settings"]
+    return {"num_inference_steps": steps, **{name: own[name] for name in ("guidance_scale", "truncation_rate")}}
 
 
 def ours(batch: int, steps: int) -> Parts:

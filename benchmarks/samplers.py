@@ -35,7 +35,7 @@ STEPS = [5, 10, 16, 25, 50, 100]
 SHAPES_COUNT = 500
 FEW_STEPS = [5, 10, 16, 25]
 UNGUIDED = {"guidance_scale": 1.0}
-# name -> what a call is given beside the number of steps; the rest is as the model's index has it
+# name -> what a call is given beside the number of steps; spacing is uniform, the rest as the model's index has it
 OURS: dict[str, dict[str, Any]] = {
     "ancestral": dict(sampler="ancestral"),
     "purity": dict(sampler="purity"),
@@ -73,7 +73,7 @@ class Ours:
         self.pipe.set_progress_bar_config(disable=True)
 
     def __call__(self, name: str, steps: int, prompts: list[str], batch: int) -> list:
-        settings, pictures = {**OURS[name], "num_inference_steps": steps}, []
+        settings, pictures = {"spacing": "uniform", **OURS[name], "num_inference_steps": steps}, []
         for start, part in batches(prompts, batch):
             pictures += self.pipe(part, generator=list(range(start, start + len(part))), **settings)[0]
         return pictures
