@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
 import samplers
@@ -49,10 +49,7 @@ class Model:
 
     def __call__(self, steps: int, prompts: Sequence[str], batch: int, seed: int) -> np.ndarray:
         """Pictures, (prompts, height, width, 3) uint8; picture i has the seed ``seed`` + i."""
-        pictures: list[Any] = []
-        for start, part in samplers.batches(list(prompts), batch):
-            seeds = [seed + start + i for i in range(len(part))]
-            pictures += self.pipe(part, num_inference_steps=steps, generator=seeds)[0]
+        pictures = samplers.drawn(self.pipe, list(prompts), batch, seed, num_inference_steps=steps)
         return np.stack([np.asarray(picture) for picture in pictures])
 
 
@@ -80,8 +77,8 @@ def accuracy(options: argparse.Namespace) -> None:
     for name, model in models(options).items():
         scores = score(asked.scenes, model(asked.prompts, options.batch, options.seed))
         groups = [
-            f"{sum(group.exact.hits for group in (scores.one, scores.two)) / options.count:.1%}",
-            f"{sum(group.strict.hits for group in (scores.one, scores.two)) / options.count:.1%}",
+            f"{np.mean(scores.right):.1%}",
+            f"{np.mean(scores.strict):.1%}",
             f"{scores.one.exact.value:.1%}, {scores.two.exact.value:.1%}",
         ]
         rows.append([name, *groups])

@@ -29,8 +29,9 @@ from mindone_vq import VQDiffusionPipeline
 from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.demo.prompts import ShapesPrompts
 from mindone_vq.demo.shapes_evaluation import score
-from mindone_vq.diffusion.spacing import SPACINGS
-from mindone_vq.diffusion.truncation import truncate
+from mindone_vq.diffusion.sampling import draw
+from mindone_vq.diffusion.spacing import SPACINGS, masked
+from mindone_vq.diffusion.truncation import truncated
 
 BASE: dict[str, Any] = dict(sampler="confidence", spacing="square")
 LINEAR_SCALES = [1.3, 1.6, 2.0, 3.0]
@@ -44,25 +45,16 @@ def right(asked: ShapesPrompts, pictures: Sequence[Any]) -> tuple[float, float]:
     return float(np.mean(scores.right)), float(np.mean(scores.strict))
 
 
-def draw(pipe: VQDiffusionPipeline, asked: ShapesPrompts, batch: int, **settings: Any) -> tuple[float, float]:
-    pictures: list[Any] = []
-    for start, part in samplers.batches(asked.prompts, batch):
-        seeds = list(range(start, start + len(part)))
-        pictures += pipe(part, generator=seeds, **{**BASE, **settings})[0]
-    return right(asked, pictures)
+def tried(pipe: VQDiffusionPipeline, asked: ShapesPrompts, batch: int, **settings: Any) -> tuple[float, float]:
+    """``right`` of what the pipeline draws."""
+    return right(asked, samplers.drawn(pipe, asked.prompts, batch, **{**BASE, **settings}))
 
 
 def register(shares: np.ndarray) -> str:
     """A spacing whose masked shares between the steps are ``shares``."""
     points = np.concatenate(([1.0], shares, [0.0]))
-
-    def searched(schedule: Any, part: np.ndarray) -> np.ndarray:
-        masks = np.concatenate(([0.0], schedule.mask))
-        return np.interp(
-            np.interp(part, np.linspace(0, 1, len(points)), points) * masks[-1], masks, np.arange(len(masks)) - 1
-        )
-
-    SPACINGS[SEARCHED] = searched
+    places = np.linspace(0, 1, len(points))
+    SPACINGS[SEARCHED] = lambda schedule, part: masked(schedule, 1 - np.interp(part, places, points))
     return SEARCHED
 
 
@@ -70,14 +62,14 @@ def search(pipe: VQDiffusionPipeline, asked: ShapesPrompts, options: argparse.Na
     """Hill climbing over the masked shares, from those of "square"."""
     rng = np.random.default_rng(options.seed)
     best = 1 - np.linspace(0, 1, steps + 1)[1:-1] ** 2
-    strictly = draw(pipe, asked, options.batch, num_inference_steps=steps, spacing=register(best))
+    shares_right = tried(pipe, asked, options.batch, num_inference_steps=steps, spacing=register(best))
     for _ in range(options.trials):
         odds = np.log(best / (1 - best)) + rng.normal(0, 0.4, len(best))
         shares = np.sort(1 / (1 + np.exp(-odds)))[::-1]
-        found = draw(pipe, asked, options.batch, num_inference_steps=steps, spacing=register(shares))
-        if sum(found) > sum(strictly):
-            best, strictly = shares, found
-            print(f"  {steps} steps: {np.round(best, 3)} {strictly}", flush=True)
+        found = tried(pipe, asked, options.batch, num_inference_steps=steps, spacing=register(shares))
+        if sum(found) > sum(shares_right):
+            best, shares_right = shares, found
+            print(f"  {steps} steps: {np.round(best, 3)} {shares_right}", flush=True)
     return best
 
 
@@ -94,15 +86,17 @@ class EntropyBound:
         rng, mask = np.random.default_rng(seed), self.schedule.num_classes
         condition, _ = self.pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
         codes = np.full((len(prompts), self.pipe.transformer.num_latent_pixels), mask, np.int32)
-        shares, rate = np.concatenate(([0.0], self.schedule.mask)), self.pipe.default_settings["truncation_rate"]
+        rate = Tensor(self.pipe.default_settings["truncation_rate"], ms.float32)
         steps = np.zeros(len(prompts), int)
         while (is_mask := codes == mask).any():
             steps += is_mask.any(-1)
-            t = np.interp(is_mask.mean(-1) * shares[-1], shares, np.arange(len(shares)) - 1).round().clip(0)
+            t = masked(self.schedule, 1 - is_mask.mean(-1)).round().clip(0)
             log_p = self.log_p(Tensor(codes), condition, Tensor(t.astype(np.int32)))
-            p = ops.exp(truncate(log_p, Tensor(rate, ms.float32))).asnumpy().astype(np.float64)
+            kept = truncated(ops.exp(log_p), "rate", rate)
+            uniforms = Tensor(rng.random(codes.shape, np.float32))
+            drawn = draw(kept, ops.zeros_like(kept[:, :, :1]), uniforms).asnumpy()
+            p = kept.asnumpy().astype(np.float64)
             p /= p.sum(-1, keepdims=True)
-            drawn = (p.cumsum(-1) < rng.random((*codes.shape, 1))).sum(-1).clip(max=mask - 1)
             entropy = np.where(is_mask, -(p * np.log(p.clip(1e-30))).sum(-1), np.inf)
             order = entropy.argsort(-1)
             before = np.take_along_axis(np.where(is_mask, entropy, 0), order, -1).cumsum(-1)
@@ -119,20 +113,17 @@ def rows(options: argparse.Namespace) -> Iterator[list[str]]:
     seen = ShapesPrompts.random(options.search_count, options.search_count // 2, False, options.seed + 1)
     asked = samplers.shapes(options.count, options.seed)
     for steps in options.steps:
-        settings = {"as it is": {}}
+        settings: dict[str, dict[str, Any]] = {"as it is": {}, "no guidance": samplers.UNGUIDED}
         settings |= {
             f"linear guidance, {scale}": dict(guidance_schedule="linear", guidance_scale=scale)
             for scale in LINEAR_SCALES
         }
         for name, own in settings.items():
-            yield [name, str(steps), *percent(draw(pipe, asked, options.batch, num_inference_steps=steps, **own))]
+            yield [name, str(steps), *percent(tried(pipe, asked, options.batch, num_inference_steps=steps, **own))]
         shares = search(pipe, seen, options, steps)
         spacing = register(shares)
-        found = draw(pipe, asked, options.batch, num_inference_steps=steps, spacing=spacing)
+        found = tried(pipe, asked, options.batch, num_inference_steps=steps, spacing=spacing)
         yield [f"masked shares {np.round(shares, 2).tolist()}", str(steps), *percent(found)]
-    for steps in options.steps:
-        found = draw(pipe, asked, options.batch, num_inference_steps=steps, guidance_scale=1.0)
-        yield ["no guidance", str(steps), *percent(found)]
     bounded = EntropyBound(pipe)
     for bound in options.bounds:
         pictures, taken = [], []

@@ -65,6 +65,15 @@ def batches(prompts: list[str], batch: int) -> Iterator[tuple[int, list[str]]]:
         yield start, prompts[start : start + batch]
 
 
+def drawn(pipe: Any, prompts: list[str], batch: int, seed: int = 0, **settings: Any) -> list:
+    """Pictures by one of our pipelines; picture i has the seed ``seed`` + i."""
+    pictures = []
+    for start, part in batches(prompts, batch):
+        seeds = list(range(seed + start, seed + start + len(part)))
+        pictures += pipe(part, generator=seeds, **settings)[0]
+    return pictures
+
+
 class Ours:
     def __init__(self, model: Path = SHAPES_MODEL) -> None:
         from mindone_vq import VQDiffusionPipeline
@@ -73,10 +82,8 @@ class Ours:
         self.pipe.set_progress_bar_config(disable=True)
 
     def __call__(self, name: str, steps: int, prompts: list[str], batch: int) -> list:
-        settings, pictures = {"spacing": "uniform", **OURS[name], "num_inference_steps": steps}, []
-        for start, part in batches(prompts, batch):
-            pictures += self.pipe(part, generator=list(range(start, start + len(part))), **settings)[0]
-        return pictures
+        settings = {"spacing": "uniform", **OURS[name], "num_inference_steps": steps}
+        return drawn(self.pipe, prompts, batch, **settings)
 
 
 class Theirs:
