@@ -42,6 +42,7 @@ class Exported:
         self.graphs = {name: Graph(folder / graph["file"]) for name, graph in graphs.items()}
         self.batch, self.pixels = graphs["denoising_step"]["output"]["shape"]
         self.mask_class, self.timesteps = steps["mask_class"], np.load(folder / steps["timesteps"])
+        self.start_codes = steps["num_start_codes"]
         self.coefficients = np.load(folder / steps["transition_coefficients"])
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / self.text["tokenizer"])
         self.null = np.load(folder / self.text["null_embeddings"]) if self.about["guided"] else None
@@ -55,13 +56,20 @@ class Exported:
             embeddings = np.concatenate((np.stack([self.null] * self.batch), embeddings))
         return self.graphs["context"](embeddings.astype(self.about["graphs"]["context"]["inputs"][0]["dtype"]))
 
+    def start(self, generator: np.random.Generator) -> np.ndarray:
+        """What the first step reads, (pixels,) int32: masks, or in a student of a few steps random codes, repeated."""
+        if not self.start_codes:
+            return np.full(self.pixels, self.mask_class, np.int32)
+        codes = np.floor(generator.random(self.start_codes, dtype=np.float32) * self.mask_class).astype(np.int32)
+        return np.resize(codes, self.pixels)
+
     def codes(self, prompts: list[str], steps: int, seed: int, scale: float, rate: float) -> np.ndarray:
         """The reverse process: (batch, pixels) int32. Picture i is drawn with ``seed + i``."""
         context = self.context(prompts)
         generators = [np.random.default_rng(seed + i) for i in range(self.batch)]
         settings = [np.float32([scale])] if self.about["guided"] else []
         settings.append(np.float32([rate]))
-        codes = np.full((self.batch, self.pixels), self.mask_class, np.int32)
+        codes = np.stack([self.start(generator) for generator in generators])
         timesteps = self.timesteps[steps - 1, : steps + 1]
         for t, s in zip(timesteps[:-1], timesteps[1:]):
             uniforms = np.stack([generator.random(self.pixels, dtype=np.float32) for generator in generators])

@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from mindone_vq.diffusion.posterior import by_state, log_posterior
 from mindone_vq.diffusion.samplers import Ancestral, Sampler, make_sampler
-from mindone_vq.diffusion.sampling import KEPT, Generators, draw_changes, make_generators
+from mindone_vq.diffusion.sampling import KEPT, Generators, draw_changes, draw_uniforms, make_generators
 from mindone_vq.diffusion.schedule import CLEAN, ONE_HOT_FLOOR, TransitionSchedule
 from mindone_vq.diffusion.steps import Step, custom_steps, inference_steps
 from mindone_vq.outputs import output
@@ -36,8 +36,9 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         num_train_timesteps: T.
         alpha_cum_start, alpha_cum_end: A_t at t = 0 and t = T - 1.
         gamma_cum_start, gamma_cum_end: C_t at t = 0 and t = T - 1.
-        initial_masked_share: of the latent pixels of x_T that are masked; the others are random codes. Below 1 in
-            students of a few steps, whose pictures differ by these codes.
+        num_start_codes: above 0 in students of a few steps: so many random codes, repeated over the latent pixels, are
+            what the network reads at the last timestep in the place of masks. They say which of a prompt's pictures
+            to draw, as the latent variable of Di4C does (arXiv 2410.08709).
 
     Attributes:
         timesteps: (num_inference_steps,) int32, descending; the whole range until ``set_timesteps`` is called.
@@ -57,12 +58,12 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         alpha_cum_end: float = 0.000009,
         gamma_cum_start: float = 0.000009,
         gamma_cum_end: float = 0.99999,
-        initial_masked_share: float = 1.0,
+        num_start_codes: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= initial_masked_share <= 1:
-            raise ValueError(f"initial_masked_share is {initial_masked_share}; it must be from 0 to 1.")
-        self.initial_masked_share = initial_masked_share
+        if num_start_codes < 0:
+            raise ValueError(f"num_start_codes is {num_start_codes}; it must be at least 0.")
+        self.num_start_codes = num_start_codes
         if num_vec_classes < 2 or num_train_timesteps < 2:
             raise ValueError(
                 "A scheduler needs at least one class beside the mask and two timesteps, given "
@@ -103,22 +104,23 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
             TypeError: not an integer; not a sampler.
             ValueError: out of range, or an unknown name.
         """
-        return inference_steps(self.schedule, num_inference_steps, self._sampler(sampler), spacing)
+        return inference_steps(self.schedule, num_inference_steps, make_sampler(sampler), spacing)
 
-    def _sampler(self, sampler: Union[str, Sampler]) -> Sampler:
-        sampler = make_sampler(sampler)
-        if self.initial_masked_share < 1 and not sampler.is_exact:
-            raise ValueError(
-                f"sampler {sampler.name!r} changes masked codes only, and this model starts from random codes, too: "
-                "leave sampler out."
-            )
-        return sampler
+    @property
+    def start_timestep(self) -> Optional[int]:
+        """The timestep at which x_t is start codes, and every pixel counts as masked; None: there is none."""
+        return self.num_train_timesteps - 1 if self.num_start_codes else None
 
     def initial_codes(self, batch: int, pixels: int, generator: Generators = None) -> Tensor:
-        """x_T: (batch, pixels) int32; ``generator`` as ``add_noise`` takes it, and not used where all are masked."""
-        if self.initial_masked_share == 1:
+        """What the network reads first: (batch, pixels) int32, all masked or start codes.
+
+        ``generator`` is what ``add_noise`` takes; it is not used where all are masked.
+        """
+        if not self.num_start_codes:
             return Tensor(np.full((batch, pixels), self.mask_class, np.int32))
-        return Tensor(self._changes((batch, pixels), 0.0, self.initial_masked_share, generator))
+        uniforms = draw_uniforms(make_generators(generator, batch), batch, self.num_start_codes)
+        codes = np.floor(uniforms * self.mask_class).astype(np.int32)
+        return Tensor(repeated(codes, pixels))
 
     def set_timesteps(
         self,
@@ -145,7 +147,7 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
                 f"set_timesteps was given device={device!r}: leave it out; the device is chosen with "
                 "mindspore.set_device."
             )
-        sampler = self._sampler(sampler)
+        sampler = make_sampler(sampler)
         if timesteps is None:
             steps = self.steps(num_inference_steps, sampler, spacing)
         elif num_inference_steps is not None:
@@ -196,7 +198,7 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         Args:
             model_output: log p(x_0), (batch, classes, pixels).
             timestep: t.
-            sample: x_t, (batch, pixels) integers.
+            sample: x_t, (batch, pixels) integers; at the first step what ``initial_codes`` gave.
             generator: numpy generator, seed, or a list of one for each image.
             return_dict: accepted, and changes nothing: see ``mindone_vq.outputs``.
 
@@ -209,8 +211,10 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         uniforms = Tensor(self.sampler.draw_uniforms(make_generators(generator, batch), batch, pixels))
         p_x_0 = ops.exp(model_output.astype(ms.float32).transpose(0, 2, 1))  # (batch, pixels, classes)
         cell = self.sampler.cell(self.mask_class, pixels)
-        nothing_known = ops.zeros((batch, pixels), ms.bool_)
-        prev_sample = cell(p_x_0, sample.astype(ms.int32), Tensor(step.parameters), uniforms, nothing_known)
+        nothing_known, x_t = ops.zeros((batch, pixels), ms.bool_), sample.astype(ms.int32)
+        if step.timestep == self.start_timestep:
+            x_t = ops.full_like(x_t, self.mask_class)
+        prev_sample = cell(p_x_0, x_t, Tensor(step.parameters), uniforms, nothing_known)
         return VQDiffusionSchedulerOutput(prev_sample)
 
     def _check_order(self, step: Step) -> None:
@@ -318,3 +322,8 @@ class VQDiffusionScheduler(nn.Cell, PretrainedConfig):
         if not 0 <= t < self.num_train_timesteps:
             raise ValueError(f"timesteps go from 0 to {self.num_train_timesteps - 1}, given {t}.")
         return t
+
+
+def repeated(codes: np.ndarray, pixels: int) -> np.ndarray:
+    """Start codes over a picture, pixel i the (i mod n)th of n: (batch, n) -> (batch, pixels)."""
+    return codes[:, np.arange(pixels) % codes.shape[1]]

@@ -35,7 +35,7 @@ GENERATION = {
     ],
 }
 STEPS = [
-    "x = mask_class everywhere.",
+    "x = mask_class everywhere; where num_start_codes is not 0, so many random codes, repeated over the pixels.",
     "For n steps take row n - 1 of timesteps.npy: for i from 0 to n - 1, t = row[i], s = row[i + 1] (-1 is the end), "
     "x = denoising_step(x, [t], ..., transition_coefficients[t, s + 1], ...) with new uniforms. The pipeline takes "
     "them from numpy.random.default_rng(seed).random((batch, pixels), dtype=float32), step after step.",
@@ -119,6 +119,7 @@ def _write_steps(scheduler: VQDiffusionScheduler, folder: Path) -> dict[str, Any
     return {
         "num_train_timesteps": total,
         "mask_class": scheduler.mask_class,
+        "num_start_codes": scheduler.num_start_codes,
         "timesteps": "timesteps.npy",
         "transition_coefficients": "transition_coefficients.npy",
     }

@@ -12,7 +12,6 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindone_vq.diffusion.sample_step import UNKNOWN
 from mindone_vq.diffusion.samplers import Ancestral
-from mindone_vq.models.denoiser import DiscreteDenoiser
 from mindone_vq.nn.device import compute_dtype
 from mindone_vq.pipelines.base import DiffusionPipeline
 from mindone_vq.pipelines.class_to_image import ClassToImagePipeline
@@ -62,11 +61,10 @@ class Graph:
 class GuidedStep(nn.Cell):
     """``DenoisingStep`` of the sampler "ancestral", with the modulation of every timestep as a constant."""
 
-    def __init__(
-        self, transformer: DiscreteDenoiser, prepared: PreparedNetwork, batch_size: int, conditions: int
-    ) -> None:
+    def __init__(self, pipe: DiffusionPipeline, prepared: PreparedNetwork, batch_size: int, conditions: int) -> None:
         super().__init__(auto_prefix=False)
-        self.step = DenoisingStep(transformer, prepared, conditions, Ancestral.cell, "rate")
+        transformer, start_timestep = pipe.transformer, pipe.scheduler.start_timestep
+        self.step = DenoisingStep(transformer, prepared, conditions, Ancestral.cell, "rate", start_timestep)
         self.modulations = Parameter(prepared.modulations, name="modulations", requires_grad=False)
         self.known = ops.full((batch_size, transformer.num_latent_pixels), UNKNOWN, dtype=ms.int32)
         self.no_guidance = Tensor([1.0], ms.float32)
@@ -178,7 +176,7 @@ def denoising_step(
         "uniforms": _zeros(*codes),
     }
     kind = GuidedStep if guided else UnconditionalStep if context is None else UnguidedStep
-    cell = kind(pipe.transformer, prepared, batch_size, 2 if guided else 1)
+    cell = kind(pipe, prepared, batch_size, 2 if guided else 1)
     return Graph("denoising_step", cell, {name: each for name, each in inputs.items() if each is not None}, "x_s")
 
 

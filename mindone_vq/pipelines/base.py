@@ -159,7 +159,7 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly, WarmUp):
     @property
     def denoiser(self) -> Denoiser:
         """The transformer as a call runs it."""
-        return Denoiser(self.transformer, self._graphs)
+        return Denoiser(self.transformer, self._graphs, self.scheduler.start_timestep)
 
     def sampling_options(self, **given: Any) -> SamplingOptions:
         """The given fields of ``SamplingOptions``; others, and those that are None, are as the model has them."""
@@ -192,7 +192,7 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly, WarmUp):
         steps = self.scheduler.steps(options.num_inference_steps, options.sampler, options.spacing)
         generators, pixels = make_generators(generator, batch), self.transformer.num_latent_pixels
         if latents is None:
-            x_T = self.scheduler.initial_codes(batch, pixels, generators)
+            x_T = self.scheduler.initial_codes(batch, pixels, generators[0] if len(generators) == 1 else generators)
         else:
             x_T = self._checked_latents(latents, batch)
         return Call(options, steps, x_T, generators, callbacks, output_type)

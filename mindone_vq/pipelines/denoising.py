@@ -89,11 +89,13 @@ class DenoisingStep(nn.Cell):
         conditions: int,
         sampler_cell: type[nn.Cell],
         truncation: Optional[str],
+        start_timestep: Optional[int] = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.embedding, self.head = Embedding(transformer, conditions), OutputHead(transformer, conditions)
         self.blocks, self.layers, self.is_centred = prepared.blocks, prepared.layers, centres_tokens()
         self.sample = sample_step(transformer, sampler_cell, truncation)
+        self.start_timestep, self.mask_class = start_timestep, transformer.num_vector_embeds - 1
 
     def construct(
         self,
@@ -125,6 +127,8 @@ class DenoisingStep(nn.Cell):
             own = modulations[i * of_a_layer : (i + 1) * of_a_layer], context[i * keys : (i + 1) * keys]
             x = block.conditioned(x, *own, self.layers[i].weights(), self.is_centred)
         logits = self.head(x, guidance_scales)
+        if self.start_timestep is not None:
+            x_t = ops.where(timestep == self.start_timestep, ops.full_like(x_t, self.mask_class), x_t)
         return self.sample(logits, x_t, truncation_amount, parameters, uniforms, known)
 
 
@@ -183,10 +187,15 @@ class Denoiser:
     One graph holds the whole step. On a CPU a large network is run layer by layer instead: one compiled block serves
     every layer, which saves compilation, and memory, because there every matrix product of a graph keeps work buffers
     as large as its inputs for as long as the graph lives.
+
+    Args:
+        transformer: the network.
+        graphs: the compiled graphs of the pipeline.
+        start_timestep: ``VQDiffusionScheduler.start_timestep``.
     """
 
-    def __init__(self, transformer: DiscreteDenoiser, graphs: GraphCache) -> None:
-        self.transformer, self.graphs = transformer, graphs
+    def __init__(self, transformer: DiscreteDenoiser, graphs: GraphCache, start_timestep: Optional[int] = None) -> None:
+        self.transformer, self.graphs, self.start_timestep = transformer, graphs, start_timestep
         self.blocks = transformer.transformer_blocks
         self.has_condition = self.blocks[0].has_text or self.blocks[0].has_class
         self.by_layer = layer_by_layer(sum(parameter.nbytes for parameter in transformer.get_parameters()))
@@ -259,7 +268,7 @@ class Denoiser:
         return denoise
 
     def _whole(self, conditioning: Conditioning, options: SamplingOptions) -> Callable[..., Tensor]:
-        kind = (conditioning.conditions, options.sampler.cell, options.truncation)
+        kind = (conditioning.conditions, options.sampler.cell, options.truncation, self.start_timestep)
         graph = self.graphs.get(DenoisingSteps, self.transformer, self._prepared(), *kind, name="denoising step")
         contributions = conditioning.contributions[0]
 
@@ -281,6 +290,8 @@ class Denoiser:
             for timestep, scales, *own in zip(*steps):
                 x = layers(embedding(x_t), Tensor([timestep], ms.int32), conditioning.contributions)
                 logits = head(x, Tensor(scales))
+                if timestep == self.start_timestep:
+                    x_t = ops.full_like(x_t, self.transformer.num_vector_embeds - 1)
                 x_t = sample(logits, x_t, amount, *map(Tensor, own))
             return x_t
 

@@ -100,7 +100,9 @@ class VQDiffusionInpaintPipeline(EditingPipeline):
         codes, is_known = self.encode_pictures(pixels), ~unknown_codes(painted, self.factor)
         known = KnownCodes(*(np.broadcast_to(each, call.x_T.shape) for each in (codes, is_known)), resample)
         noisy = known.at(self.scheduler.num_train_timesteps - 1, self.scheduler, call.generator)
-        x_T = Tensor(np.where(known.is_known, noisy, call.x_T.asnumpy()))
+        # start codes would choose another picture than the known codes are from
+        start = self.scheduler.mask_class if options.get("latents") is None else call.x_T.asnumpy()
+        x_T = Tensor(np.where(known.is_known, noisy, start).astype(np.int32))
         images = self._sampled(replace(call, x_T=x_T), texts, known)
         if output_type != "latent":
             images = self.decode_latents(images, "np")

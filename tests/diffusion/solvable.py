@@ -61,24 +61,26 @@ def sample(
     timesteps: int = 100,
     spacing: str = "uniform",
     tables: Optional[dict[float, np.ndarray]] = None,
+    first: Optional[np.ndarray] = None,
     **schedule: float,
 ) -> np.ndarray:
     """What the sampler ends with when the network is exact: x_0 of ``count`` draws, (count, pixels).
 
-    ``tables`` keeps the network's answers between calls; given ones are used in their place.
+    ``tables`` keeps the network's answers between calls. ``first`` is p(x_0) of the first step in place of the
+    network's, (count, pixels, classes) float32.
     """
     scheduler = VQDiffusionScheduler(CLASSES + 1, timesteps, **schedule)
     cell = sampler.cell(CLASSES, PIXELS)
     nothing_known = Tensor(np.zeros((count, PIXELS), bool))
     x_t = scheduler.initial_codes(count, PIXELS, rng).asnumpy()
     tables = {} if tables is None else tables
-    for step in scheduler.steps(steps, sampler, spacing):
+    for i, step in enumerate(scheduler.steps(steps, sampler, spacing)):
         time = step.t if sampler.is_exact else step.timestep
         if time not in tables:
             tables[time] = denoiser(data, scheduler, time)
-        p_x_0 = Tensor(tables[time][noisy_index(x_t)])
+        p_x_0 = tables[time][noisy_index(x_t)] if i or first is None else first
         uniforms = Tensor(sampler.draw_uniforms([rng], count, PIXELS))
-        x_t = cell(p_x_0, Tensor(x_t), Tensor(step.parameters), uniforms, nothing_known).asnumpy()
+        x_t = cell(Tensor(p_x_0), Tensor(x_t), Tensor(step.parameters), uniforms, nothing_known).asnumpy()
         assert step.s != CLEAN or x_t.max() < CLASSES
     return x_t
 

@@ -197,18 +197,31 @@ def test_generators_of_mindspore_and_its_seed():
     assert [uniforms(None), uniforms(None)] == [first, second]
 
 
-def test_the_start_is_masked_or_drawn(rng):
+def test_the_start_is_masked_or_codes_that_are_repeated(rng):
     published = VQDiffusionScheduler(13)
-    assert (published.initial_codes(2, 5, 0).asnumpy() == 12).all()
-    scheduler = VQDiffusionScheduler(13, initial_masked_share=0.6, gamma_cum_end=0.6)
-    codes = scheduler.initial_codes(40, 500, 0).asnumpy()
-    shares = np.bincount(codes.ravel(), minlength=13) / codes.size
-    assert abs(shares[12] - 0.6) < 0.02 and np.abs(shares[:12] - 0.4 / 12).max() < 0.01
-    assert np.array_equal(codes, scheduler.initial_codes(40, 500, 0).asnumpy())
-    one_each = scheduler.initial_codes(2, 500, [7, 8]).asnumpy()
-    assert np.array_equal(one_each[1:], scheduler.initial_codes(1, 500, [8]).asnumpy())
-    assert VQDiffusionScheduler.from_config(scheduler.config).initial_masked_share == 0.6
-    with pytest.raises(ValueError, match="sampler 'confidence' changes masked codes only"):
-        scheduler.steps(4, "confidence")
-    with pytest.raises(ValueError, match="initial_masked_share is 1.5"):
-        VQDiffusionScheduler(13, initial_masked_share=1.5)
+    assert (published.initial_codes(2, 5, 0).asnumpy() == 12).all() and published.start_timestep is None
+    scheduler = VQDiffusionScheduler(13, num_start_codes=3)
+    assert scheduler.start_timestep == 99
+    codes = scheduler.initial_codes(4000, 8, 0).asnumpy()
+    assert np.array_equal(codes[:, 3:], codes[:, :5]) and codes.dtype == np.int32
+    shares = np.bincount(codes[:, :3].ravel(), minlength=12) / 12_000
+    assert len(shares) == 12 and np.abs(shares - 1 / 12).max() < 0.015
+    assert np.array_equal(codes, scheduler.initial_codes(4000, 8, 0).asnumpy())
+    one_each = scheduler.initial_codes(2, 8, [7, 8]).asnumpy()
+    assert np.array_equal(one_each[1:], scheduler.initial_codes(1, 8, [8]).asnumpy())
+    assert VQDiffusionScheduler.from_config(scheduler.config).num_start_codes == 3
+    with pytest.raises(ValueError, match="num_start_codes is -1"):
+        VQDiffusionScheduler(13, num_start_codes=-1)
+
+
+def test_a_first_step_takes_start_codes_for_masks(rng):
+    log_p = Tensor(np.log(rng.dirichlet(np.ones(7), (2, 16))).astype(np.float32).transpose(0, 2, 1))
+    drawn = []
+    for scheduler in (VQDiffusionScheduler(8, 100), VQDiffusionScheduler(8, 100, num_start_codes=2)):
+        scheduler.set_timesteps(4, sampler="confidence")
+        start = scheduler.initial_codes(2, 16, 1)
+        drawn.append(scheduler.step(log_p, 99, start, generator=0).prev_sample.asnumpy())
+        t = int(scheduler.timesteps[1].asnumpy())
+        later = scheduler.step(log_p, t, Tensor(drawn[-1]), generator=0).prev_sample.asnumpy()
+        assert np.array_equal(later[drawn[-1] < 7], drawn[-1][drawn[-1] < 7])
+    assert np.array_equal(*drawn)

@@ -123,6 +123,31 @@ def test_every_kind_of_network_runs_in_both_forms(network, condition, rng, monke
         assert (denoise(x_t, [step], uniforms[None], nothing_known).asnumpy() == expected).all()
 
 
+def test_start_codes_are_read_by_the_network_and_masks_for_the_sampler(rng, monkeypatch):
+    network = random_weights(UnconditionalTransformer2DModel(3, 8, 2, 4, 30, 7), rng, 0.3).set_train(False)
+    scheduler, masks = VQDiffusionScheduler(30, 7, num_start_codes=2), Tensor(np.full((2, 16), 29, np.int32))
+    start = scheduler.initial_codes(2, 16, 0)
+    first, second = scheduler.steps(2)
+    uniforms, nothing_known = rng.random((2, 1, 2, 16), dtype=np.float32), np.full((2, 2, 16), UNKNOWN, np.int32)
+
+    def drawn(read, x_t, step, uniforms):
+        p_x_0 = ops.exp(network.log_p_x_0(read, None, Tensor([step.timestep] * 2, ms.int32)))
+        return scheduler(p_x_0, x_t, Tensor(step.parameters), Tensor(uniforms[0]))
+
+    middle = drawn(start, masks, first, uniforms[0])
+    expected = drawn(middle, middle, second, uniforms[1]).asnumpy()
+    wrong = drawn(start, start, first, uniforms[0]).asnumpy()
+    assert not np.array_equal(middle.asnumpy(), wrong)
+    for form in (True, False):
+        monkeypatch.setattr(denoising, "layer_by_layer", lambda size, form=form: form)
+        denoiser = denoising.Denoiser(network, GraphCache(), scheduler.start_timestep)
+        denoise = denoiser.step(denoiser.condition(np.zeros(2)), SamplingOptions(guidance_scale=1.0))
+        x_t = start
+        for i in range(2):
+            x_t = denoise(x_t, [(first, second)[i]], uniforms[i : i + 1], nothing_known[i : i + 1])
+            assert np.array_equal(x_t.asnumpy(), middle.asnumpy() if i == 0 else expected)
+
+
 def test_one_layer_is_compiled_for_all(rng, monkeypatch):
     monkeypatch.setattr(denoising, "layer_by_layer", lambda size: True)
     pipe = random_pipeline(rng, layers=2)

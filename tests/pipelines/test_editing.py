@@ -157,6 +157,17 @@ def test_a_mask_of_everything_is_text_to_image(tiny, inpaint, rng):
     assert np.array_equal(codes, expected)
 
 
+def test_the_painted_part_starts_from_masks_in_a_student_too(tiny, rng, monkeypatch):
+    scheduler = VQDiffusionScheduler.from_config(tiny.scheduler.config, num_start_codes=1)
+    student, calls = VQDiffusionInpaintPipeline.from_pipe(tiny, scheduler=scheduler), []
+    sampled = student._sampled
+    monkeypatch.setattr(student, "_sampled", lambda call, *others: calls.append(call) or sampled(call, *others))
+    student(picture(rng), half(), PROMPT, **STEPS)
+    student(picture(rng), half(), PROMPT, **STEPS, latents=np.full(calls[0].x_T.shape, 3))
+    masked, given = (call.x_T.asnumpy().reshape(6, 6) for call in calls)
+    assert (masked[:, 3:] == scheduler.mask_class).all() and (given[:, 3:] == 3).all()
+
+
 def test_a_mask_of_nothing_returns_the_picture(inpaint, rng):
     image = picture(rng)
     assert np.array_equal(np.asarray(inpaint(image, half() & False, PROMPT, **STEPS)[0][0]), np.asarray(image))

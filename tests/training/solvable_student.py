@@ -4,50 +4,55 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mindone_vq import VQDiffusionScheduler
-from mindone_vq.diffusion.samplers import Flow
-from mindone_vq.training.distillation.coupling import assigned_starts
-from mindone_vq.training.distillation.training import student_scheduler
-from tests.diffusion.solvable import CLASSES, CLEAN_STATES, NOISY_STATES, PIXELS, counted, noisy_index, sample
+from mindone_vq.diffusion.samplers import Ancestral
+from mindone_vq.training.distillation.assignment import assigned, random_starts
+from tests.diffusion.solvable import CLASSES, CLEAN_STATES, PIXELS, counted, sample
 
-VECTORS = np.concatenate([np.eye(CLASSES), np.zeros((1, CLASSES))])  # products count the codes that are equal
+PICTURES, ASSIGNMENTS = 200, 80  # of the prompt, and starts, at a time; and how often
+BALANCE, TEMPERATURE = 4.0, 0.3  # as ``assigned`` takes them
+MEMORY = 0.9  # of the counts from one assignment to the next
 
 
 def draws_of_student(
-    data: np.ndarray,
-    masked_share: float,
-    group: int,
-    pairs: int,
-    steps: Sequence[int],
-    count: int,
-    rng: np.random.Generator,
+    data: np.ndarray, start_codes: int, steps: Sequence[int], count: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """How often each of ``CLEAN_STATES`` is drawn, for each number of steps.
 
+    The first step draws from what was counted for the start codes, the others from the exact p(x_0 | x_t).
+
     Args:
         data: their probabilities, from which a perfect teacher draws.
-        masked_share: of x_T.
-        group: pictures that are assigned to as many x_T.
-        pairs: of x_T and x_0, by which the answers are counted.
+        start_codes: of a start; 0: any factorised model.
         steps: numbers of steps.
         count: of draws for each.
         rng: the random numbers.
     """
-    scheduler = student_scheduler(VQDiffusionScheduler(CLASSES + 1), masked_share)
-    x_0 = CLEAN_STATES[rng.choice(len(data), pairs, p=data)]
-    drawn = scheduler.initial_codes(pairs, PIXELS, rng).asnumpy()
-    groups = (slice(i, i + group) for i in range(0, pairs, group))
-    x_T = np.concatenate([assigned_starts(x_0[each], drawn[each], VECTORS) for each in groups])
-    timesteps = {step.t for number in steps for step in scheduler.steps(number, Flow())}
-    tables = {t: _answers(x_T, x_0, scheduler.schedule.keep[t], rng) for t in timesteps}
-    changed = {name: scheduler.config[name] for name in ("initial_masked_share", "gamma_cum_end")}
-    return [counted(sample(data, Flow(), number, count, rng, tables=tables, **changed)) for number in steps]
+    p_x_0 = _learned(data, start_codes, rng)
+    starts = _numbers(random_starts(count, start_codes, CLASSES, rng)) if start_codes else np.zeros(count, int)
+    first = p_x_0[starts].astype(np.float32)
+    return [counted(sample(data, Ancestral(), number, count, rng, first=first)) for number in steps]
 
 
-def _answers(x_T: np.ndarray, x_0: np.ndarray, keep: float, rng: np.random.Generator) -> np.ndarray:
-    """p(x_0 of a pixel | x_t) for every noisy state: (states, pixels, classes) float32."""
-    x_t = np.where(rng.random(x_0.shape) < keep, x_0, x_T)
-    found = np.full((len(NOISY_STATES), PIXELS, CLASSES), 1e-6)
-    for pixel in range(PIXELS):
-        np.add.at(found[:, pixel], (noisy_index(x_t), x_0[:, pixel]), 1)
-    return (found / found.sum(-1, keepdims=True)).astype(np.float32)
+def _learned(data: np.ndarray, start_codes: int, rng: np.random.Generator) -> np.ndarray:
+    """p(x_0 of a pixel | start): (starts, pixels, classes)."""
+    counts = np.full((CLASSES**start_codes, PIXELS, CLASSES), 1e-3) * rng.uniform(0.5, 1.5, (PIXELS, CLASSES))
+    counts = counts * rng.uniform(0.9, 1.1, counts.shape)  # starts differ by chance, as in any network
+    for _ in range(ASSIGNMENTS):
+        x_0 = CLEAN_STATES[rng.choice(len(data), PICTURES, p=data)]
+        if start_codes:
+            starts = _numbers(random_starts(PICTURES, start_codes, CLASSES, rng))
+            log_p = np.log(counts / counts.sum(-1, keepdims=True))[starts]  # (starts, pixels, classes)
+            log_likelihoods = sum(log_p[:, i, x_0[:, i]] for i in range(PIXELS))
+            x_0 = x_0[assigned(log_likelihoods, BALANCE, rng, TEMPERATURE)]
+        else:
+            starts = np.zeros(PICTURES, int)
+        counts *= MEMORY
+        for pixel in range(PIXELS):
+            np.add.at(counts[:, pixel], (starts, x_0[:, pixel]), 1)
+        counts += 1e-3
+    return counts / counts.sum(-1, keepdims=True)
+
+
+def _numbers(codes: np.ndarray) -> np.ndarray:
+    """A number for each start, (starts, codes) -> (starts,)."""
+    return codes @ CLASSES ** np.arange(codes.shape[1])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.training.run_settings import RunSettings
 from mindone_vq.training.settings import REQUIRED, option
@@ -17,19 +18,20 @@ class DistillationSettings(RunSettings):
     data: str = option(REQUIRED, "the teacher: a pipeline folder or hub id")
     output: Path = option(Path("outputs/student"), "the folder of the run, and of the student it makes")
     prompts: str = option("", "a file of prompts, one a line or .jsonl, that the teacher draws")
-    student_steps: int = option(4, "steps that the student needs", minimum=1)
-    student_spacing: Literal[tuple(SPACINGS)] = option("uniform", "of the student's timesteps")
-    initial_masked_share: float = option(
-        0.6,
-        "of the student's x_T; the rest are random codes, by which pictures of a prompt differ",
-        minimum=0,
-        maximum=1,
+    student_steps: int = option(4, "steps of the student's calls", minimum=1)
+    student_sampler: Literal[tuple(SAMPLERS)] = option("renoise", "of the student's calls")
+    student_spacing: Literal[tuple(SPACINGS)] = option("masked", "of their timesteps")
+    student_truncation_rate: float = option(1.0, "of the student's calls", above=0, maximum=1)
+    start_codes: int = option(
+        1, "random codes that the student starts from: as many of a prompt's pictures as they tell apart", minimum=1
     )
-    student_truncation_rate: float = option(
-        1.0, "of the student: below 1 it keeps to likely codes, and its pictures differ by x_T", above=0, maximum=1
+    start_share: float = option(0.5, "of a batch: pictures to be drawn from start codes", above=0, maximum=1)
+    assign_every: int = option(150, "steps after which start codes are assigned to pictures anew", minimum=1)
+    assignment_balance: float = option(
+        20.0, "nats: the more, the more equally often the pictures of a prompt are assigned to starts", above=0
     )
     pictures_per_prompt: int = option(
-        128, "that the teacher draws; the more there are, the better x_T tells which one to draw", minimum=1
+        64, "that the teacher draws; all of a prompt are assigned together, in a batch of as many", minimum=1
     )
     teacher_batch_size: int = option(64, "pictures that it draws at a time", minimum=1)
     teacher_steps: int = option(25, "steps that it takes", minimum=1)
@@ -43,7 +45,7 @@ class DistillationSettings(RunSettings):
     recompute: bool = option(False, "gradient checkpointing: less memory, more time")
     preview_prompts: tuple[str, ...] = option((), "prompts of the previews; none: the first of the file")
     learning_rate: float = option(2e-4, "after the warm-up", above=0)
-    ema_decay: float = option(0.999, "of averaged weights, which are the result; 0: no average", minimum=0, maximum=1)
+    ema_decay: float = option(0.99, "of averaged weights, which are the result; 0: no average", minimum=0, maximum=1)
 
     def problems(self) -> list[str]:
         found = super().problems()

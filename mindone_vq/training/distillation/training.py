@@ -1,19 +1,19 @@
 """Training a student of a few steps on what its teacher draws."""
 
-import functools
 import pkgutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mindspore import Tensor
 
-from mindone_vq.diffusion.samplers import Flow
-from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
+from mindone_vq.diffusion.scheduler import VQDiffusionScheduler, repeated
 from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
 from mindone_vq.text.prompts import read_prompts
+from mindone_vq.training.compilation import TrainingGraph
 from mindone_vq.training.data.batches import Order
 from mindone_vq.training.devices import Devices
-from mindone_vq.training.distillation.coupling import assigned_starts, code_vectors
+from mindone_vq.training.distillation.assignment import StartLikelihood, assigned, random_starts
 from mindone_vq.training.distillation.settings import DistillationSettings
 from mindone_vq.training.distillation.teacher import drawn_pictures
 from mindone_vq.training.run import SETTINGS_FILE
@@ -22,20 +22,12 @@ from mindone_vq.training.text_to_image.loss import LikelihoodLoss
 from mindone_vq.weights.fingerprint import fingerprint
 from mindone_vq.weights.hub import resolve
 
-NEARLY = 0.99999  # the published share of masks at the end of the forward process
-
-
-def student_scheduler(teacher: VQDiffusionScheduler, masked_share: float) -> VQDiffusionScheduler:
-    """The teacher's scheduler, but with an x_T of which ``masked_share`` are masks and the rest random codes."""
-    end = min(max(masked_share, 1 - NEARLY), NEARLY)
-    return VQDiffusionScheduler.from_config(teacher.config, initial_masked_share=masked_share, gamma_cum_end=end)
-
 
 class DistillationTraining(DenoiserTraining):
-    """Trains a copy of a pipeline on pairs of x_T and the teacher's x_0 (ReDi, arXiv 2507.15897; ``coupling``).
+    """Trains a copy of a pipeline on pictures that it drew (ReDi, arXiv 2507.15897) and their starts (``assignment``).
 
-    x_t is, pixel by pixel, x_0 with probability A_t, else x_T, for the timesteps of the student's own steps; the
-    student learns p(x_0 | x_t). The teacher's guidance is in x_0, so the student needs none.
+    A part of each batch learns log p(x_0 | start codes), at the last timestep; the others log p(x_0 | x_t), as in every
+    step after the first. The teacher's guidance is in x_0, so the student needs none.
     """
 
     settings: DistillationSettings
@@ -45,7 +37,7 @@ class DistillationTraining(DenoiserTraining):
         model = resolve(settings.data, VQDiffusionPipeline.component_classes)
         teacher = VQDiffusionPipeline.from_pretrained(model)
         teacher.set_progress_bar_config(disable=True)
-        scheduler = student_scheduler(teacher.scheduler, settings.initial_masked_share)
+        scheduler = VQDiffusionScheduler.from_config(teacher.scheduler.config, num_start_codes=settings.start_codes)
         prompts = [prompt.text for prompt in read_prompts(Path(settings.prompts))]
         self.dataset = drawn_pictures(
             teacher,
@@ -59,16 +51,17 @@ class DistillationTraining(DenoiserTraining):
             devices,
             pkgutil.resolve_name(settings.accept) if settings.accept else None,
         )
-        self.vectors = code_vectors(teacher.vqvae)
         self.pipe = VQDiffusionPipeline.from_pipe(teacher, scheduler=scheduler)
-        steps = scheduler.steps(settings.student_steps, Flow(), settings.student_spacing)
-        self.timesteps = np.array([step.timestep for step in steps])
         self.ids = self.pipe.tokenize(self.dataset.prompts)
         self.prompts = list(settings.preview_prompts) or list(dict.fromkeys(prompts))[:4]
         self.order = Order(len(self.dataset.codes), settings.batch_size, settings.seed)
-        groups = len({int(group[0]) for group in self.dataset.groups})
-        self._starts = functools.lru_cache(maxsize=groups)(self._assign)  # once an epoch; as large as the codes
-        self.updates = self._make_updates(LikelihoodLoss())
+        # of each row: start codes, and the picture of the same prompt that they stand for
+        self.starts = np.zeros((len(self.dataset.codes), settings.start_codes), np.int32)
+        self.assigned = np.arange(len(self.dataset.codes))
+        loss = LikelihoodLoss()
+        self.updates = self._make_updates(loss)
+        likelihood = StartLikelihood(self._whole(loss), scheduler.start_timestep)
+        self._log_likelihoods = TrainingGraph(likelihood, "log-likelihoods of the starts")
 
     @property
     def call_settings(self) -> dict[str, Any]:
@@ -77,7 +70,7 @@ class DistillationTraining(DenoiserTraining):
             "guidance_scale": 1.0,
             "truncation_rate": settings.student_truncation_rate,
             "num_inference_steps": settings.student_steps,
-            "sampler": Flow.name,
+            "sampler": settings.student_sampler,
             "spacing": settings.student_spacing,
         }
 
@@ -90,36 +83,49 @@ class DistillationTraining(DenoiserTraining):
             "beside this file has every setting."
         )
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"starts": self.starts, "assigned": self.assigned}
+
+    def restore_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        self.starts, self.assigned = arrays["starts"], arrays["assigned"]
+
     def advance(self) -> dict[str, float]:
-        update, (nats, hits) = self._update(self._batch())
-        return {
-            "loss": update.loss,
-            "likeliest_is_right": float(hits.mean()),
-            "gradient_norm": update.norm,
-            "nats": float(nats.mean()),
-        }
+        if self.step % self.settings.assign_every == 0:
+            self._assign()
+        batch, from_start = self._batch()
+        update, (nats, hits) = self._update(batch)
+        found = {"nats_from_start": nats[from_start], "nats_later": nats[~from_start], "likeliest_is_right": hits}
+        means = {name: float(values.mean()) for name, values in found.items() if values.size}
+        return {"loss": update.loss, **means, "gradient_norm": update.norm}
 
-    def _batch(self) -> tuple[np.ndarray, ...]:
-        """The arguments of ``TextToImageLoss`` for the whole batch of this step."""
-        settings, count = self.settings, self.settings.batch_size
+    def _assign(self) -> None:
+        """New start codes, and the pictures that they stand for, by the weights as they are."""
+        settings, dataset, devices = self.settings, self.dataset, self.devices
+        classes, pixels = self.pipe.scheduler.mask_class, dataset.codes.shape[1]
+        rng = np.random.default_rng((settings.seed, self.step, 2))
+        pictures = settings.pictures_per_prompt
+        rows = -(-pictures // devices.count) * devices.count
+        for group in {int(group[0]): group for group in dataset.groups}.values():
+            starts, n = random_starts(len(group), settings.start_codes, classes, rng), len(group)
+            # repeated up to one size for all prompts, for which the graph is compiled
+            x_T = np.resize(repeated(starts, pixels), (rows, pixels))
+            x_0 = np.resize(dataset.codes[group], (pictures, pixels))
+            ids = np.resize(self.ids[group[:1]], (rows, self.ids.shape[1]))
+            inputs = (Tensor(each) for each in (devices.part(x_T), x_0, devices.part(ids)))
+            found = devices.gather(self._log_likelihoods(*inputs).asnumpy())
+            self.starts[group] = starts
+            self.assigned[group] = group[assigned(found[:n, :n], settings.assignment_balance, rng)]
+
+    def _batch(self) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """The arguments of ``TextToImageLoss`` for the whole batch of this step, and which rows are start codes."""
+        settings, scheduler, count = self.settings, self.pipe.scheduler, self.settings.batch_size
         rng = np.random.default_rng((settings.seed, self.step, 1))  # of this step alone: a run can be continued
-        indices, epochs = self.order.batch(self.step)
-        x_0 = self.dataset.codes[indices]
-        x_T = np.stack([self._start(int(i), int(epoch)) for i, epoch in zip(indices, epochs)])
-        timesteps = rng.choice(self.timesteps, count).astype(np.int32)
-        keep = self.pipe.scheduler.schedule.keep[timesteps][:, None]
-        x_t = np.where(rng.random(x_0.shape) < keep, x_0, x_T).astype(np.int32)
-        ones = np.ones(count, np.float32)
-        return x_0, x_t, timesteps, ones, self.ids[indices], np.zeros(count, bool)
-
-    def _start(self, index: int, epoch: int) -> np.ndarray:
-        """x_T of a picture, (pixels,): in every epoch those of a prompt are drawn and assigned anew."""
-        group = self.dataset.groups[index]
-        return self._starts(int(group[0]), epoch)[np.searchsorted(group, index)]
-
-    def _assign(self, first: int, epoch: int) -> np.ndarray:
-        """x_T of all pictures of the prompt whose first one is ``first``, (pictures, pixels)."""
-        x_0 = self.dataset.codes[self.dataset.groups[first]]
-        rng = np.random.default_rng((self.settings.seed, epoch, first, 2))
-        x_T = self.pipe.scheduler.initial_codes(*x_0.shape, rng).asnumpy()
-        return assigned_starts(x_0, x_T, self.vectors)
+        indices, _ = self.order.batch(self.step)
+        from_start = rng.random(count) < settings.start_share
+        x_0 = self.dataset.codes[np.where(from_start, self.assigned[indices], indices)]
+        t = rng.integers(0, scheduler.num_train_timesteps, count)
+        x_t = scheduler.add_noise(x_0, t, rng).asnumpy()
+        x_t = np.where(from_start[:, None], repeated(self.starts[indices], x_0.shape[1]), x_t)
+        timesteps = np.where(from_start, scheduler.start_timestep, t).astype(np.int32)
+        batch = x_0, x_t, timesteps, np.ones(count, np.float32), self.ids[indices], np.zeros(count, bool)
+        return batch, from_start
