@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.diffusion.solvable import correlated, total_variation
 from tests.training.solvable_student import draws_of_student
 
-START_CODES, STEPS = [0, 1, 2, 3], [1, 2, 4, 8]
+START_CODES, STEPS = [0, 1, 2, 3, 4], [1, 2, 4, 8]
 
 
 def main() -> None:

@@ -45,6 +45,9 @@ from mindone_vq.nn.transformer_block import BasicTransformerBlock
 from mindone_vq.pipelines.base import DiffusionPipeline
 from mindone_vq.pipelines.compilation import CompiledGraph
 from mindone_vq.pipelines.prepared import PreparedNetwork, in_dtype
+from mindone_vq.training.compilation import TrainingGraph
+from mindone_vq.training.distillation.assignment import StartLikelihood
+from mindone_vq.training.text_to_image.loss import LikelihoodLoss, TextToImageLoss
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BATCH, SIDE, CODES, TIMESTEPS = 2, 4, 16, 5  # SIDE: of the grid of codes; pictures are twice as wide
@@ -156,6 +159,27 @@ def denoise(**options: object) -> Compile:
     return lambda dtype: text_step(text_pipeline(vq_model()).to(dtype), **options)
 
 
+def student(pipe: VQDiffusionPipeline) -> VQDiffusionPipeline:
+    """The pipeline with start codes."""
+    scheduler = VQDiffusionScheduler.from_config(pipe.scheduler.config, num_start_codes=1)
+    return quiet(VQDiffusionPipeline.from_pipe(pipe, scheduler=scheduler))
+
+
+def denoise_from_start_codes(dtype: ms.Type) -> None:
+    text_step(student(text_pipeline(vq_model()).to(dtype)), guidance_scale=1.0, sampler="renoise")
+
+
+def distil(dtype: ms.Type) -> None:
+    pipe = student(text_pipeline(vq_model()).to(dtype))
+    null_text = pipe.learned_classifier_free_sampling_embeddings
+    network = TextToImageLoss(pipe.text_encoder, null_text, pipe.transformer, LikelihoodLoss(), train_text_encoder=True)
+    codes, ids = (Tensor(np.zeros((BATCH, columns), np.int32)) for columns in (SIDE * SIDE, LENGTH))
+    TrainingGraph(StartLikelihood(network, TIMESTEPS - 1), "log-likelihoods of starts")(codes, codes, ids)
+    gradients = ms.value_and_grad(network, None, network.trainable_params(), has_aux=True)
+    each = [Tensor(np.zeros(BATCH, kind)) for kind in (np.int32, np.float32, np.bool_)]
+    TrainingGraph(gradients, "loss and its gradients")(codes, codes, *each[:2], ids, each[2])
+
+
 def encode_text(dtype: ms.Type) -> None:
     text_pipeline(vq_model()).to(dtype).encode_prompt(["a", "b"], do_classifier_free_guidance=False)
 
@@ -243,8 +267,9 @@ GRAPHS: dict[str, tuple[Compile, tuple[ms.Type, ...]]] = {
     **{
         f"denoising step, {sampler} sampler": (denoise(guidance_scale=1.0, sampler=sampler), (ms.float32,))
         for sampler in SAMPLERS
-        if sampler != "ancestral"
+        if sampler not in ("ancestral", "renoise")
     },
+    "denoising step of a student, renoise sampler": (denoise_from_start_codes, BOTH),
     "text encoder, context, guided denoising step and decoder as exported": (export, BOTH),
     "denoising step of classes, guided": (denoise_classes(5.0), ALL),
     "denoising step of classes, not guided": (denoise_classes(1.0), BOTH),
@@ -271,4 +296,5 @@ GRAPHS: dict[str, tuple[Compile, tuple[ms.Type, ...]]] = {
         train("train_text_to_image.py", "--ema-every=1", "--recompute", "--accumulation=2"),
         (ms.float16, ms.bfloat16),
     ),
+    "distillation, without the update: log-likelihoods of starts, loss and gradients": (distil, (ms.float32,)),
 }
