@@ -118,7 +118,7 @@ class VQDiffusionPipeline(DiffusionPipeline):
             num_images_per_prompt: pictures of each prompt, next to each other in the result.
             generator: a numpy or a MindSpore generator, or a seed; a list of them gives each picture its own. None:
                 from numpy's global state, so ``mindspore.set_seed`` makes calls repeatable.
-            latents: x_T to start from, (batch, pixels) integers; None: all masked.
+            latents: x_T to start from, (batch, pixels) integers; None: all masked, or a student's random start codes.
             output_type: "pil", "np" or "latent".
             return_dict: accepted, and changes nothing: see ``mindone_vq.outputs``.
             callback: called as ``callback(step, timestep, latents)`` every ``callback_steps`` steps.

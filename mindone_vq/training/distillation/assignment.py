@@ -53,8 +53,8 @@ def assigned(
 
     Args:
         log_likelihoods: of the pictures, from each start, (starts, pictures).
-        balance: nats by which a picture's likelihood is lowered, and its probability, when it is used e times as often
-            as it should be: 0 gives every start its likeliest picture; infinitely much uses all equally often.
+        balance: nats by which the log-likelihoods of a picture are lowered that would be used e times as often as the
+            others. Near 0 every start gets its likeliest picture; a large number uses all pictures equally often.
         rng: the random numbers.
         temperature: nats by which likelihoods differ that are taken for about the same.
     """
