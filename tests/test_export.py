@@ -16,7 +16,13 @@ from mindspore.train import serialization
 from PIL import Image
 
 import mindone_vq
-from mindone_vq import ClassToImagePipeline, ClassTransformer2DModel, UnconditionalPipeline
+from mindone_vq import (
+    ClassToImagePipeline,
+    ClassTransformer2DModel,
+    UnconditionalPipeline,
+    VQDiffusionPipeline,
+    VQDiffusionScheduler,
+)
 from mindone_vq import UnconditionalTransformer2DModel as UnconditionalTransformer
 from mindone_vq.diffusion.options import SamplingOptions
 from mindone_vq.diffusion.sample_step import UNKNOWN
@@ -125,6 +131,17 @@ def test_without_guidance_and_in_float16_too(host, tmp_path):
     assert files.about["dtype"] == "float16" and "guidance_scale" not in names
     expected = pipe(PROMPTS[0], 5, guidance_scale=1.0, generator=[2], output_type="latent")[0].asnumpy()
     assert (files.codes(PROMPTS[:1], 5, 2, 1.0, 1.0) == expected).all()
+
+
+@pytest.mark.slow
+def test_a_student_starts_from_random_codes(pipe, host, tmp_path):
+    scheduler = VQDiffusionScheduler.from_config(pipe.scheduler.config, num_start_codes=2)
+    student = VQDiffusionPipeline.from_pipe(pipe, scheduler=scheduler)
+    files = host.Exported(export_pipeline(student, tmp_path / "out", BATCH, guided=False).parent)
+    options = dict(guidance_scale=1.0, generator=[2, 3], output_type="latent")
+    expected = student(PROMPTS, 3, **options)[0].asnumpy()
+    assert (files.codes(PROMPTS, 3, 2, 1.0, 1.0) == expected).all()
+    assert not (pipe(PROMPTS, 3, **options)[0].asnumpy() == expected).all()
 
 
 def test_the_description_is_of_these_files(pipe, exported):
