@@ -79,10 +79,12 @@ def settings(page, **values):
     """Writes values into the fields of the settings, by their ids."""
     if not page.locator("#steps input[type=number]").is_visible():
         page.get_by_role("button", name="Settings").click()
+        page.wait_for_timeout(1000)  # while the panel opens, Gradio may write the defaults over what is typed
     for name, value in values.items():
         field = page.locator(f"#{name} input[type=number], #{name} input:not([type])").first
         field.fill(str(value))
         field.press("Tab")
+        expect(field).to_have_value(str(value))
 
 
 def picture(page, name, index=0):
