@@ -31,6 +31,11 @@ def make_generators(generator: Generators, batch: int) -> list[np.random.Generat
     return [_make_generator(entry) for entry in (generator if listed else [generator])]
 
 
+def as_argument(generators: list[np.random.Generator]) -> Generators:
+    """What ``make_generators`` returned, as it takes it: one for the whole batch is not in a list."""
+    return generators[0] if len(generators) == 1 else generators
+
+
 def _make_generator(entry: Optional[Generator]) -> np.random.Generator:
     if isinstance(entry, np.random.Generator):
         return entry

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from mindone_vq.diffusion.options import SamplingOptions
-from mindone_vq.diffusion.sampling import Generators, make_generators
+from mindone_vq.diffusion.sampling import Generators, as_argument, make_generators
 from mindone_vq.diffusion.schedule import CLEAN
 from mindone_vq.diffusion.steps import Step
 from mindone_vq.outputs import output
@@ -192,7 +192,7 @@ class DiffusionPipeline(PretrainedPipeline, PyTorchOnly, WarmUp):
         steps = self.scheduler.steps(options.num_inference_steps, options.sampler, options.spacing)
         generators, pixels = make_generators(generator, batch), self.transformer.num_latent_pixels
         if latents is None:
-            x_T = self.scheduler.initial_codes(batch, pixels, generators[0] if len(generators) == 1 else generators)
+            x_T = self.scheduler.initial_codes(batch, pixels, as_argument(generators))
         else:
             x_T = self._checked_latents(latents, batch)
         return Call(options, steps, x_T, generators, callbacks, output_type)

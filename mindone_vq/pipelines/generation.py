@@ -9,7 +9,7 @@ from mindspore import Tensor
 
 from mindone_vq.diffusion.options import SamplingOptions, check_positive_integer
 from mindone_vq.diffusion.sample_step import UNKNOWN
-from mindone_vq.diffusion.sampling import Generators
+from mindone_vq.diffusion.sampling import Generators, as_argument
 from mindone_vq.diffusion.schedule import CLEAN
 from mindone_vq.diffusion.scheduler import VQDiffusionScheduler
 from mindone_vq.diffusion.steps import Step
@@ -74,7 +74,7 @@ class Call:
     @property
     def generator(self) -> Generators:
         """The generators as the scheduler's methods take them."""
-        return self.generators[0] if len(self.generators) == 1 else self.generators
+        return as_argument(self.generators)
 
 
 @dataclass(frozen=True)

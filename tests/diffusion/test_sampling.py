@@ -4,7 +4,7 @@ import pytest
 from mindspore import Tensor
 from scipy.stats import chisquare
 
-from mindone_vq.diffusion.sampling import draw, draw_uniforms, make_generators
+from mindone_vq.diffusion.sampling import as_argument, draw, draw_uniforms, make_generators
 
 
 def drawn(p, uniforms):
@@ -48,6 +48,13 @@ def test_an_image_with_a_generator_of_its_own_gets_the_same_numbers_in_any_batch
     assert np.array_equal(alone[0], together[1])
     assert alone.dtype == np.float32
     assert draw_uniforms(make_generators(5, 3), 3, 12).shape == (3, 12)
+
+
+@pytest.mark.parametrize("given, batch", [(5, 2), ([5], 1), ([3, 5, 8], 3)])
+def test_generators_can_be_given_again(given, batch):
+    generators = make_generators(given, batch)
+    again = make_generators(as_argument(generators), batch)
+    assert len(again) == len(generators) and all(a is b for a, b in zip(again, generators))
 
 
 @pytest.mark.parametrize(

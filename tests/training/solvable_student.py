@@ -28,8 +28,7 @@ def draws_of_student(
         rng: the random numbers.
     """
     p_x_0 = _learned(data, start_codes, rng)
-    starts = _numbers(random_starts(count, start_codes, CLASSES, rng)) if start_codes else np.zeros(count, int)
-    first = p_x_0[starts].astype(np.float32)
+    first = p_x_0[_starts(count, start_codes, rng)].astype(np.float32)
     return [counted(sample(data, Ancestral(), number, count, rng, first=first)) for number in steps]
 
 
@@ -39,13 +38,11 @@ def _learned(data: np.ndarray, start_codes: int, rng: np.random.Generator) -> np
     counts = counts * rng.uniform(0.9, 1.1, counts.shape)  # starts differ by chance, as in any network
     for _ in range(ASSIGNMENTS):
         x_0 = CLEAN_STATES[rng.choice(len(data), PICTURES, p=data)]
+        starts = _starts(PICTURES, start_codes, rng)
         if start_codes:
-            starts = _numbers(random_starts(PICTURES, start_codes, CLASSES, rng))
             log_p = np.log(counts / counts.sum(-1, keepdims=True))[starts]  # (starts, pixels, classes)
             log_likelihoods = sum(log_p[:, i, x_0[:, i]] for i in range(PIXELS))
             x_0 = x_0[assigned(log_likelihoods, BALANCE, rng, TEMPERATURE)]
-        else:
-            starts = np.zeros(PICTURES, int)
         counts *= MEMORY
         for pixel in range(PIXELS):
             np.add.at(counts[:, pixel], (starts, x_0[:, pixel]), 1)
@@ -53,6 +50,8 @@ def _learned(data: np.ndarray, start_codes: int, rng: np.random.Generator) -> np
     return counts / counts.sum(-1, keepdims=True)
 
 
-def _numbers(codes: np.ndarray) -> np.ndarray:
-    """A number for each start, (starts, codes) -> (starts,)."""
-    return codes @ CLASSES ** np.arange(codes.shape[1])
+def _starts(count: int, start_codes: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of random starts, (count,); without start codes there is one start."""
+    if not start_codes:
+        return np.zeros(count, int)
+    return random_starts(count, start_codes, CLASSES, rng) @ CLASSES ** np.arange(start_codes)

@@ -23,7 +23,7 @@ class DistillationSettings(RunSettings):
     student_spacing: Literal[tuple(SPACINGS)] = option("masked", "of their timesteps")
     student_truncation_rate: float = option(1.0, "of the student's calls", above=0, maximum=1)
     start_codes: int = option(
-        1, "random codes that the student starts from: as many of a prompt's pictures as they tell apart", minimum=1
+        1, "random codes that the student starts from; more of them tell more pictures of a prompt apart", minimum=1
     )
     start_share: float = option(0.5, "of a batch: pictures to be drawn from start codes", above=0, maximum=1)
     assign_every: int = option(150, "steps after which start codes are assigned to pictures anew", minimum=1)

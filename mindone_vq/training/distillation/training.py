@@ -58,9 +58,8 @@ class DistillationTraining(DenoiserTraining):
         # of each row: start codes, and the picture of the same prompt that they stand for
         self.starts = np.zeros((len(self.dataset.codes), settings.start_codes), np.int32)
         self.assigned = np.arange(len(self.dataset.codes))
-        loss = LikelihoodLoss()
-        self.updates = self._make_updates(loss)
-        likelihood = StartLikelihood(self._whole(loss), scheduler.start_timestep)
+        self.updates = self._make_updates(LikelihoodLoss())
+        likelihood = StartLikelihood(self.updates.cell, scheduler.start_timestep)
         self._log_likelihoods = TrainingGraph(likelihood, "log-likelihoods of the starts")
 
     @property

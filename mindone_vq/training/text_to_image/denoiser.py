@@ -39,14 +39,12 @@ class DenoiserTraining(Training):
 
     def _make_updates(self, loss: nn.Cell) -> Updates:
         """Updates by ``loss``, of the denoiser's output."""
-        if self.settings.recompute:
-            self.pipe.transformer.enable_gradient_checkpointing()
-        return Updates(self._whole(loss), self._trained(), self.settings, self.devices)
-
-    def _whole(self, loss: nn.Cell) -> TextToImageLoss:
-        """The text encoder and the denoiser, with a loss."""
-        pipe, null_text = self.pipe, self.pipe.learned_classifier_free_sampling_embeddings
-        return TextToImageLoss(pipe.text_encoder, null_text, pipe.transformer, loss, self.settings.train_text_encoder)
+        pipe, settings = self.pipe, self.settings
+        if settings.recompute:
+            pipe.transformer.enable_gradient_checkpointing()
+        null_text = pipe.learned_classifier_free_sampling_embeddings
+        whole = TextToImageLoss(pipe.text_encoder, null_text, pipe.transformer, loss, settings.train_text_encoder)
+        return Updates(whole, self._trained(), settings, self.devices)
 
     def _trained(self) -> list[Parameter]:
         cells = [self.pipe.transformer, self.pipe.learned_classifier_free_sampling_embeddings]
