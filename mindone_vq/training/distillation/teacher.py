@@ -1,22 +1,18 @@
 """Pictures that a teacher draws, some of every prompt."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Optional
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
 from mindone_vq.pipelines.text_to_image import VQDiffusionPipeline
 from mindone_vq.training.data.dataset import Problems
 from mindone_vq.training.devices import Devices
+from mindone_vq.training.distillation.settings import DistillationSettings
 from mindone_vq.weights.files import atomic_file
-
-Accept = Callable[[Sequence[str], Sequence[Image.Image]], Sequence[bool]]
-"""Which of the teacher's pictures, each with its prompt, a student may see."""
 
 
 @dataclass
@@ -24,9 +20,9 @@ class TeacherPictures:
     """What a student is trained on.
 
     Attributes:
-        prompts: one for each picture; those of one prompt follow each other.
+        prompts: one for each picture.
         codes: x_0, (pictures, pixels) int32.
-        groups: for each picture, which ones are of its prompt.
+        groups: the indices of each prompt's pictures.
         key: of the files that they are in.
     """
 
@@ -42,45 +38,36 @@ class TeacherPictures:
 
 
 def drawn_pictures(
-    teacher: VQDiffusionPipeline,
-    prompts: Sequence[str],
-    per_prompt: int,
-    batch_size: int,
-    settings: dict[str, Any],
-    seed: int,
-    weights: str,
-    folder: Path,
-    devices: Devices,
-    accept: Optional[Accept] = None,
+    teacher: VQDiffusionPipeline, prompts: Sequence[str], settings: DistillationSettings, weights: str, devices: Devices
 ) -> TeacherPictures:
-    """Pictures by the teacher, from ``folder`` as far as they were drawn before: a run that was cut off goes on.
+    """Pictures by the teacher, from the run's cache as far as they were drawn before: a run that was cut off goes on.
+
+    Pictures that ``settings.accept`` refuses are left out, and so are prompts of which none is left.
 
     Args:
         teacher: draws.
         prompts: of the pictures.
-        per_prompt: pictures of each.
-        batch_size: pictures drawn at a time.
-        settings: of the teacher's calls.
-        seed: of the random numbers.
+        settings: of the run.
         weights: the fingerprint of the teacher's: pictures of another one are never taken.
-        folder: for the files, a batch in each.
         devices: the first one draws, the others read the files.
-        accept: leaves pictures out; a prompt of which none is left is left out, too.
 
     Raises:
         ValueError: no picture is left.
     """
-    wanted = np.repeat(np.arange(len(prompts)), per_prompt)
-    about = f"{prompts} {per_prompt} {batch_size} {sorted(settings.items())} {seed} {weights}"
-    about += f" {accept.__module__}.{accept.__qualname__}" if accept else ""
-    key = hashlib.sha256(about.encode()).hexdigest()[:16]
-    paths = [folder / f"teacher-{key}" / f"{i:06d}.npz" for i in range(-(-len(wanted) // batch_size))]
+    batch_size, seed = settings.teacher_batch_size, settings.seed
+    options = {"num_inference_steps": settings.teacher_steps, "spacing": settings.teacher_spacing}
+    accept = pkgutil.resolve_name(settings.accept) if settings.accept else None
+    wanted = np.repeat(np.arange(len(prompts)), settings.pictures_per_prompt)
+    about = prompts, settings.pictures_per_prompt, batch_size, options, seed, weights, settings.accept
+    key = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+    folder = settings.output / "cache" / f"teacher-{key}"
+    paths = [folder / f"{i:06d}.npz" for i in range(-(-len(wanted) // batch_size))]
 
     def draw(i: int) -> None:
         batch = [prompts[j] for j in wanted[i * batch_size : (i + 1) * batch_size]]
         filled = [*batch, *batch[:1] * (batch_size - len(batch))]  # no other batch size is compiled
         rng = np.random.default_rng((seed, i, 3))
-        codes = teacher(filled, output_type="latent", generator=rng, **settings)[0]
+        codes = teacher(filled, output_type="latent", generator=rng, **options)[0]
         accepted = accept(filled, teacher.decode_latents(codes)) if accept else np.ones(len(filled), bool)
         with atomic_file(paths[i]) as file:
             kept = slice(len(batch))
@@ -101,5 +88,5 @@ def drawn_pictures(
     if not accepted.any():
         raise ValueError("none of the teacher's pictures was accepted: there is nothing to learn from.")
     codes, wanted = np.concatenate(codes)[accepted].astype(np.int32), wanted[accepted]
-    members = {j: np.flatnonzero(wanted == j) for j in np.unique(wanted)}
-    return TeacherPictures([prompts[j] for j in wanted], codes, [members[j] for j in wanted], key)
+    groups = [np.flatnonzero(wanted == j) for j in np.unique(wanted)]
+    return TeacherPictures([prompts[j] for j in wanted], codes, groups, key)

@@ -1,6 +1,5 @@
 """Training a student of a few steps on what its teacher draws."""
 
-import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +38,8 @@ class DistillationTraining(DenoiserTraining):
         teacher.set_progress_bar_config(disable=True)
         scheduler = VQDiffusionScheduler.from_config(teacher.scheduler.config, num_start_codes=settings.start_codes)
         prompts = [prompt.text for prompt in read_prompts(Path(settings.prompts))]
-        self.dataset = drawn_pictures(
-            teacher,
-            prompts,
-            settings.pictures_per_prompt,
-            settings.teacher_batch_size,
-            {"num_inference_steps": settings.teacher_steps, "spacing": settings.teacher_spacing},
-            settings.seed,
-            fingerprint(model, VQDiffusionPipeline.component_classes),
-            settings.output / "cache",
-            devices,
-            pkgutil.resolve_name(settings.accept) if settings.accept else None,
-        )
+        weights = fingerprint(model, VQDiffusionPipeline.component_classes)
+        self.dataset = drawn_pictures(teacher, prompts, settings, weights, devices)
         self.pipe = VQDiffusionPipeline.from_pipe(teacher, scheduler=scheduler)
         self.ids = self.pipe.tokenize(self.dataset.prompts)
         self.prompts = list(settings.preview_prompts) or list(dict.fromkeys(prompts))[:4]
@@ -104,7 +93,7 @@ class DistillationTraining(DenoiserTraining):
         rng = np.random.default_rng((settings.seed, self.step, 2))
         pictures = settings.pictures_per_prompt
         rows = -(-pictures // devices.count) * devices.count
-        for group in {int(group[0]): group for group in dataset.groups}.values():
+        for group in dataset.groups:
             starts, n = random_starts(len(group), settings.start_codes, classes, rng), len(group)
             # repeated up to one size for all prompts, for which the graph is compiled
             x_T = np.resize(repeated(starts, pixels), (rows, pixels))
