@@ -1,17 +1,17 @@
 """A student of the model of shapes beside its teacher: accuracy, diversity, time.
 
-    python benchmarks/distillation.py prompts --output outputs/student_prompts.txt
+    python benchmarks/distillation.py prompts --seed 0 --output outputs/student_prompts.txt
     python examples/distill.py mindone_vq/demo/shapes64 --prompts outputs/student_prompts.txt \
         --config examples/configs/shapes_student.yaml --output outputs/student
     python benchmarks/distillation.py accuracy --student outputs/student --steps 4 1
     python benchmarks/distillation.py diversity --student outputs/student --steps 4 1
     python benchmarks/distillation.py time --student outputs/student
 
-``prompts`` writes prompts of combinations that are not held out, half of them with one shape. ``accuracy``: 1,000
-prompts that are, read by the oracle, and in a strict look. ``diversity``: where a prompt leaves the place open, how
-often each of the nine places is chosen, as the total variation from the data, where all are equally likely; and how
-much pictures of one prompt differ. ``time``: prompts to pictures, beside the teacher and diffusers at 100 steps, in
-turns.
+``prompts`` writes prompts of combinations that are not held out, in all their wordings, a third of them with one shape.
+``accuracy``: 1,000 prompts that are held out, read by the oracle, and in a strict look. ``diversity``: where a prompt
+leaves the place open, how often each of the nine places is chosen, as the total variation from the data, where all are
+equally likely; and how much pictures of one prompt differ. ``time``: prompts to pictures, beside the teacher and
+diffusers at 100 steps, in turns.
 """
 
 import argparse
@@ -66,10 +66,10 @@ def models(options: argparse.Namespace) -> dict[str, Callable[..., np.ndarray]]:
 
 def prompts(options: argparse.Namespace) -> None:
     rng = np.random.default_rng(options.seed)
-    scenes = {caption(random_scene(rng, pairs=i % 2)): None for i in range(options.count)}
+    texts = {caption(random_scene(rng, pairs=i % 3 > 0), rng): None for i in range(options.count)}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text("\n".join(scenes) + "\n", encoding="utf-8")
-    print(f"Wrote {len(scenes)} prompts to {options.output}.")
+    options.output.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    print(f"Wrote {len(texts)} prompts to {options.output}.")
 
 
 def accuracy(options: argparse.Namespace) -> None:
@@ -136,7 +136,7 @@ def theirs(teacher: str, student: str, steps: list[int], batch: int) -> turns.Pa
 
 
 SIDES = {"mindone_vq": ours, samplers.DIFFUSERS: theirs}
-COUNTS = {"prompts": 500, "accuracy": 1000, "diversity": 1000, "time": 0}
+COUNTS = {"prompts": 2500, "accuracy": 1000, "diversity": 1000, "time": 0}
 
 
 def main() -> None:

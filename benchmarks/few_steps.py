@@ -28,7 +28,7 @@ from mindspore import Tensor, ops
 from mindone_vq import VQDiffusionPipeline
 from mindone_vq.demo import SHAPES_MODEL
 from mindone_vq.demo.prompts import ShapesPrompts
-from mindone_vq.demo.shapes_evaluation import score
+from mindone_vq.demo.shapes_evaluation import random_prompts, score
 from mindone_vq.diffusion.sampling import draw
 from mindone_vq.diffusion.spacing import SPACINGS, masked
 from mindone_vq.diffusion.truncation import truncated
@@ -110,7 +110,8 @@ class EntropyBound:
 def rows(options: argparse.Namespace) -> Iterator[list[str]]:
     pipe = VQDiffusionPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
-    seen = ShapesPrompts.random(options.search_count, options.search_count // 2, False, options.seed + 1)
+    rng = np.random.default_rng(options.seed + 1)
+    seen = ShapesPrompts(*random_prompts(rng, options.search_count, options.search_count // 2, held_out=False))
     asked = samplers.shapes(options.count, options.seed)
     for steps in options.steps:
         settings: dict[str, dict[str, Any]] = {"as it is": {}, "no guidance": samplers.UNGUIDED}
