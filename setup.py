@@ -19,7 +19,7 @@ setup(
     packages=find_packages(include=["mindone_vq", "mindone_vq.*"]),
     package_data={
         "mindone_vq": ["py.typed"],
-        "mindone_vq.demo": ["*_held_out.txt", "shapes64/*", "shapes64/*/*", "emoji64/*", "emoji64/*/*"],
+        "mindone_vq.demo": ["*_held_out.txt", "*64*/*", "*64*/*/*"],  # the bundled models
         "mindone_vq.device_check": ["reference.npz"],
     },
     python_requires=">=3.9,<3.13",

@@ -40,18 +40,20 @@ PREVIEWS = 20  # of a call, at most
 SHOWN_SIDE = 256
 HOUR = 3600
 COMPARED = (4, 8, 16, 25)  # steps
+SHAPES = (
+    "One or two coloured shapes on a plain background. Its words: small, large; red, green, blue, yellow, purple, "
+    "orange, cyan, pink; circle, square, triangle, cross, ring, diamond; to the left of, to the right of, above, "
+    "below; on a black, gray or white background.",
+    [
+        "a large red circle on a white background",
+        "a small cyan ring on a black background",
+        "a small green triangle to the left of a large orange cross on a gray background",
+        "a large purple square above a small yellow diamond on a white background",
+    ],
+)
 KNOWN = {  # what a bundled model knows, and prompts to click
-    "shapes": (
-        "One or two coloured shapes on a plain background. Its words: small, large; red, green, blue, yellow, purple, "
-        "orange, cyan, pink; circle, square, triangle, cross, ring, diamond; to the left of, to the right of, above, "
-        "below; on a black, gray or white background.",
-        [
-            "a large red circle on a white background",
-            "a small cyan ring on a black background",
-            "a small green triangle to the left of a large orange cross on a gray background",
-            "a large purple square above a small yellow diamond on a white background",
-        ],
-    ),
+    "shapes": SHAPES,
+    "shapes-student": SHAPES,
     "emoji": (
         "One person on white: a role (firefighter, astronaut, cook, running, surfing, and some 70 more) as a person, "
         "man or woman, and optionally light, medium-light, medium, medium-dark or dark skin tone.",

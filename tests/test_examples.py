@@ -221,7 +221,8 @@ def test_emoji_are_compared_with_true_pictures(run, tmp_path, monkeypatch):
 
 
 def test_a_bundled_model_is_chosen_by_name(run, loaded):
-    for name, folder in (("shapes", "shapes64"), ("emoji", "emoji64"), ("./shapes", "shapes")):
+    bundled = {"shapes": "shapes64", "shapes-student": "shapes64_student", "emoji": "emoji64"}
+    for name, folder in {**bundled, "./shapes": "shapes"}.items():
         run("text_to_image", "a ring", "--model", name, "--steps", 2, *HALTON)
         assert Path(loaded[-1][0]).name == folder
     run("text_to_image", "a ring", "--steps", 2, *HALTON)

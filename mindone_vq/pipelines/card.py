@@ -41,7 +41,7 @@ With mindone_vq, on an Ascend NPU or a CPU:
 from mindone_vq import {pipeline}
 
 pipe = {pipeline}.from_pretrained("path/or/hub-id")
-image = pipe({arguments}num_inference_steps={timesteps}, generator=0).images[0]
+image = pipe({arguments}generator=0).images[0]
 ```
 {diffusers}
 ## Training
@@ -94,6 +94,7 @@ def model_card(
     """
     vqvae, denoiser, scheduler = (components[name] for name in ("vqvae", "transformer", "scheduler"))
     of_text = pipeline == "VQDiffusionPipeline"
+    timesteps = scheduler.num_train_timesteps
     rows = [f"| {name} | {type(each).__name__} | {_parameters(each)} |" for name, each in components.items()]
     text = TEXT.format(
         title=title,
@@ -101,11 +102,12 @@ def model_card(
         side=denoiser.height * vqvae.downscale,
         grid=denoiser.height,
         codes=denoiser.num_vector_embeds - 1,
-        timesteps=scheduler.num_train_timesteps,
+        timesteps=timesteps,
         components="\n".join(rows),
         settings=", ".join(f"`{name}={value}`" for name, value in settings.items()),
         pipeline=pipeline,
-        arguments=ARGUMENTS[pipeline],
+        arguments=ARGUMENTS[pipeline]
+        + ("" if "num_inference_steps" in settings else f"num_inference_steps={timesteps}, "),
         diffusers=DIFFUSERS if of_text else "",
         training=training,
     )

@@ -39,6 +39,16 @@ def test_its_first_lines_of_python_draw(pipe, tmp_path):
     assert names["image"].width == pipe.transformer.width * pipe.vqvae.downscale
 
 
+def test_a_student_takes_its_own_steps(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "teacher")
+    student = VQDiffusionPipeline.from_pretrained(tmp_path / "teacher")
+    student.default_settings["num_inference_steps"] = 2
+    student.save_pretrained(tmp_path / "student")
+    assert "num_inference_steps=10," in card_in(tmp_path / "teacher")
+    assert "`num_inference_steps=2`" in card_in(tmp_path / "student")
+    assert 'pipe("a prompt", generator=0)' in card_in(tmp_path / "student")
+
+
 def test_somebody_s_own_card_is_kept_and_ours_is_replaced(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     pipe.training_notes = "Trained on nothing."

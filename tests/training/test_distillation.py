@@ -109,6 +109,10 @@ def no_dots(prompts, pictures):
     return [prompt != "dots" for prompt in prompts]
 
 
+def every_other(prompts, pictures):
+    return [i % 2 == 0 for i in range(len(prompts))]
+
+
 def nothing(prompts, pictures):
     return [False] * len(prompts)
 
@@ -139,35 +143,61 @@ def test_pictures_are_drawn_once_and_a_run_that_was_cut_off_goes_on(teacher, tmp
 
 
 def test_starts_stand_for_pictures_of_their_prompt_that_the_student_finds_likely(folder):
-    training = DistillationTraining(settings(folder, start_codes=2, assignment_balance=1e-3), Devices())
+    changed = dict(start_codes=2, assignment_balance=1e-3, batch_size=8, start_share=0.5, assign_every=3)
+    training = DistillationTraining(settings(folder, **changed), Devices())
     training._assign()
-    codes, pipe = training.dataset.codes, training.pipe
-    assert [list(group) for group in training.dataset.groups] == [list(range(i, i + 4)) for i in (0, 4, 8)]
-    for i, picture in enumerate(training.assigned):
-        group = training.dataset.groups[i // 4]
-        assert picture in group
-        start = Tensor(np.resize(training.starts[i], (1, codes.shape[1])).astype(np.int32))
-        texts = pipe.encode_prompt(training.dataset.prompts[i], do_classifier_free_guidance=False)[0]
-        log_p = pipe.transformer.log_p_x_0(start, texts, Tensor([9], ms.int32)).asnumpy()[0]
+    codes, groups, pipe = training.dataset.codes, training.dataset.groups, training.pipe
+    assert [list(group) for group in groups] == [list(range(i, i + 4)) for i in (0, 4, 8)]
+    assert len(training.starts) == len(training.assigned) == 12
+    assert sorted(np.array(training.assigned) // 4) == [0] * 4 + [1] * 4 + [2] * 4  # every prompt once
+    for start, picture in zip(training.starts, training.assigned):
+        group = groups[picture // 4]
+        x_T = Tensor(np.resize(start, (1, codes.shape[1])).astype(np.int32))
+        texts = pipe.encode_prompt(training.dataset.prompts[picture], do_classifier_free_guidance=False)[0]
+        log_p = pipe.transformer.log_p_x_0(x_T, texts, Tensor([9], ms.int32)).asnumpy()[0]
         likely = [log_p[range(len(x_0)), x_0].sum() for x_0 in codes[group]]
         assert likely[list(group).index(picture)] > max(likely) - 20
         assert likely[list(group).index(picture)] >= np.median(likely) - 5
 
 
-def test_a_batch_has_starts_and_noisy_pictures(folder):
-    training = DistillationTraining(settings(folder, batch_size=120, start_codes=2), Devices())
+def test_the_next_prompts_are_assigned_next(folder):
+    training = DistillationTraining(settings(folder, batch_size=4, start_share=0.5, assign_every=2), Devices())
+    seen = []
+    for training.step in range(0, 12, 2):
+        training._assign()
+        seen += set(training.assigned // 4)
+    assert [sorted(seen[:3]), sorted(seen[3:])] == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_prompts_with_fewer_pictures_are_assigned_as_many_starts(folder):
+    changed = dict(accept=f"{__name__}:every_other", batch_size=8, assign_every=3)
+    training = DistillationTraining(settings(folder, **changed), Devices())
     training._assign()
-    (x_0, x_t, timesteps, _, _, dropped), from_start = training._batch()
-    indices, _ = training.order.batch(0)
-    assert 40 < from_start.sum() < 80 and not dropped.any()
-    assert (timesteps[from_start] == 9).all() and len(set(timesteps[~from_start])) == 10
-    for row, noisy, i, is_start in zip(x_0, x_t, indices, from_start):
-        if is_start:
-            assert np.array_equal(noisy, np.resize(training.starts[i], len(noisy)))
-            assert np.array_equal(row, training.dataset.codes[training.assigned[i]])
-        else:
-            assert np.array_equal(row, training.dataset.codes[i])
-            assert ((noisy == row) | (noisy == training.pipe.scheduler.mask_class)).mean() > 0.9
+    assert [len(group) for group in training.dataset.groups] == [2, 2, 2]
+    assert len(training.assigned) == 12 and sorted(training.assigned // 2) == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_a_batch_has_starts_and_noisy_pictures(folder):
+    training = DistillationTraining(settings(folder, batch_size=120, start_codes=2, start_share=0.25), Devices())
+    training._assign()
+    training.step, n = 3, 30
+    x_0, x_t, timesteps, _, ids, dropped = training._batch()
+    noisy, _ = training.order.batch(3)
+    codes, mask = training.dataset.codes, training.pipe.scheduler.mask_class
+    assert len(x_0) == len(x_t) == 120 and len(noisy) == 90 and not dropped.any()
+    assert (timesteps[:n] == 9).all() and len(set(timesteps[n:])) == 10
+    for i, indices in ((0, training.assigned[90:120]), (n, noisy)):
+        rows = slice(i, i + len(indices))
+        assert np.array_equal(x_0[rows], codes[indices]) and np.array_equal(ids[rows], training.ids[indices])
+    assert ((x_t[n:] == x_0[n:]) | (x_t[n:] == mask)).mean() > 0.9
+    for start, row in zip(training.starts[90:120], x_t):
+        assert np.array_equal(row, np.resize(start, 36))
+
+
+def test_every_picture_may_be_drawn_from_a_start(folder):
+    training = DistillationTraining(settings(folder, start_share=1.0), Devices())
+    values = training.advance()
+    assert "nats_from_start" in values and "nats_later" not in values
 
 
 def test_assignments_are_kept_where_a_run_is_continued(folder):
@@ -187,13 +217,13 @@ def test_assignments_are_kept_where_a_run_is_continued(folder):
 
 def test_a_student_learns_and_is_a_pipeline_of_its_own_settings(folder):
     """Two pictures of a prompt, which its start tells apart: one step draws one of them, not a mixture of both."""
-    changed = dict(steps=480, learning_rate=1e-2, ema_decay=0.5, student_steps=1, pictures_per_prompt=2)
-    changed.update(batch_size=12, assign_every=40, assignment_balance=20.0, start_share=0.8)
+    changed = dict(steps=720, learning_rate=1e-2, ema_decay=0.5, student_steps=1, pictures_per_prompt=2)
+    changed.update(batch_size=16, assign_every=16, assignment_balance=20.0, start_share=0.8)
     training = DistillationTraining(settings(folder, **changed), Devices())
     training.run()
     pipe = VQDiffusionPipeline.from_pretrained(folder / "student")
     pipe.set_progress_bar_config(disable=True)
-    chosen = {"guidance_scale": 1.0, "truncation_rate": 0.9, "num_inference_steps": 1, "sampler": "renoise"}
+    chosen = {"guidance_scale": 1.0, "truncation_rate": 0.9, "num_inference_steps": 1, "sampler": "confidence"}
     assert pipe.default_settings == {**chosen, "spacing": "masked"}
     assert pipe.scheduler.num_start_codes == 1
     pictures, masks = training.dataset.codes[[2, 3]], np.full((40, 36), pipe.scheduler.mask_class)

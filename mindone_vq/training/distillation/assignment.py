@@ -2,9 +2,9 @@
 
 One step of a factorised model draws all codes independently, so what they have in common has to be known before. The
 start codes tell it: they are a latent variable, as in Di4C (arXiv 2410.08709), that chooses among a prompt's pictures.
-From time to time every prompt's pictures are assigned to new starts by log p(x_0 | start) of the student as it is, and
-training on these pairs raises those likelihoods: expectation maximisation. The assignment is a transport plan that uses
-all pictures about equally often (unbalanced optimal transport, arXiv 1607.05816), so that none is forgotten.
+Every few steps the pictures of the next prompts are assigned to new starts by log p(x_0 | start) of the student as it
+is, and training on these pairs raises those likelihoods: expectation maximisation. The assignment is a transport plan
+that uses all pictures about equally often (unbalanced optimal transport, arXiv 1607.05816), so that none is forgotten.
 """
 
 import numpy as np

@@ -19,14 +19,16 @@ class DistillationSettings(RunSettings):
     output: Path = option(Path("outputs/student"), "the folder of the run, and of the student it makes")
     prompts: str = option("", "a file of prompts, one a line or .jsonl, that the teacher draws")
     student_steps: int = option(4, "steps of the student's calls", minimum=1)
-    student_sampler: Literal[tuple(SAMPLERS)] = option("renoise", "of the student's calls")
+    student_sampler: Literal[tuple(SAMPLERS)] = option("confidence", "of the student's calls")
     student_spacing: Literal[tuple(SPACINGS)] = option("masked", "of their timesteps")
     student_truncation_rate: float = option(1.0, "of the student's calls", above=0, maximum=1)
     start_codes: int = option(
         1, "random codes that the student starts from; more of them tell more pictures of a prompt apart", minimum=1
     )
     start_share: float = option(0.5, "of a batch: pictures to be drawn from start codes", above=0, maximum=1)
-    assign_every: int = option(150, "steps after which start codes are assigned to pictures anew", minimum=1)
+    assign_every: int = option(
+        20, "steps after which the pictures of the next prompts are assigned to start codes", minimum=1
+    )
     assignment_balance: float = option(
         20.0, "nats: the more, the more equally often the pictures of a prompt are assigned to starts", above=0
     )

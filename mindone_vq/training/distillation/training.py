@@ -43,10 +43,13 @@ class DistillationTraining(DenoiserTraining):
         self.pipe = VQDiffusionPipeline.from_pipe(teacher, scheduler=scheduler)
         self.ids = self.pipe.tokenize(self.dataset.prompts)
         self.prompts = list(settings.preview_prompts) or list(dict.fromkeys(prompts))[:4]
-        self.order = Order(len(self.dataset.codes), settings.batch_size, settings.seed)
-        # of each row: start codes, and the picture of the same prompt that they stand for
-        self.starts = np.zeros((len(self.dataset.codes), settings.start_codes), np.int32)
-        self.assigned = np.arange(len(self.dataset.codes))
+        self.from_start = max(1, round(settings.batch_size * settings.start_share))  # rows of a batch
+        self.order = Order(len(self.dataset.codes), settings.batch_size - self.from_start, settings.seed)
+        # of the rows until the next assignment: start codes, and the pictures that they stand for
+        rows = settings.assign_every * self.from_start
+        self.starts, self.assigned = np.zeros((rows, settings.start_codes), np.int32), np.zeros(rows, np.int64)
+        prompts_assigned = -(-rows // settings.pictures_per_prompt)
+        self.order_of_groups = Order(len(self.dataset.groups), prompts_assigned, settings.seed)
         self.updates = self._make_updates(LikelihoodLoss())
         likelihood = StartLikelihood(self.updates.cell, scheduler.start_timestep)
         self._log_likelihoods = TrainingGraph(likelihood, "log-likelihoods of the starts")
@@ -80,40 +83,44 @@ class DistillationTraining(DenoiserTraining):
     def advance(self) -> dict[str, float]:
         if self.step % self.settings.assign_every == 0:
             self._assign()
-        batch, from_start = self._batch()
-        update, (nats, hits) = self._update(batch)
-        found = {"nats_from_start": nats[from_start], "nats_later": nats[~from_start], "likeliest_is_right": hits}
+        update, (nats, hits) = self._update(self._batch())
+        n = self.from_start
+        found = {"nats_from_start": nats[:n], "nats_later": nats[n:], "likeliest_is_right": hits}
         means = {name: float(values.mean()) for name, values in found.items() if values.size}
         return {"loss": update.loss, **means, "gradient_norm": update.norm}
 
     def _assign(self) -> None:
-        """New start codes, and the pictures that they stand for, by the weights as they are."""
-        settings, dataset, devices = self.settings, self.dataset, self.devices
-        classes, pixels = self.pipe.scheduler.mask_class, dataset.codes.shape[1]
+        """Start codes for the next steps, and the pictures that they stand for, by the weights as they are."""
+        settings, groups = self.settings, self.dataset.groups
         rng = np.random.default_rng((settings.seed, self.step, 2))
-        pictures = settings.pictures_per_prompt
-        rows = -(-pictures // devices.count) * devices.count
-        for group in dataset.groups:
-            starts, n = random_starts(len(group), settings.start_codes, classes, rng), len(group)
-            # repeated up to one size for all prompts, for which the graph is compiled
-            x_T = np.resize(repeated(starts, pixels), (rows, pixels))
-            x_0 = np.resize(dataset.codes[group], (pictures, pixels))
-            ids = np.resize(self.ids[group[:1]], (rows, self.ids.shape[1]))
-            inputs = (Tensor(each) for each in (devices.part(x_T), x_0, devices.part(ids)))
-            found = devices.gather(self._log_likelihoods(*inputs).asnumpy())
-            self.starts[group] = starts
-            self.assigned[group] = group[assigned(found[:n, :n], settings.assignment_balance, rng)]
+        chosen, _ = self.order_of_groups.batch(self.step // settings.assign_every)
+        starts, pictures = zip(*(self._assigned(groups[i], rng) for i in chosen))
+        rows = rng.permutation(len(chosen) * settings.pictures_per_prompt)[: len(self.assigned)]
+        self.starts, self.assigned = np.concatenate(starts)[rows], np.concatenate(pictures)[rows]
 
-    def _batch(self) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """The arguments of ``TextToImageLoss`` for the whole batch of this step, and which rows are start codes."""
-        settings, scheduler, count = self.settings, self.pipe.scheduler, self.settings.batch_size
+    def _assigned(self, group: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """``pictures_per_prompt`` start codes, and for each the picture of a prompt that it stands for."""
+        dataset, devices, count = self.dataset, self.devices, self.settings.pictures_per_prompt
+        starts = random_starts(count, self.settings.start_codes, self.pipe.scheduler.mask_class, rng)
+        rows = -(-count // devices.count) * devices.count
+        # repeated up to one size for all prompts, for which the graph is compiled
+        x_T = np.resize(repeated(starts, dataset.codes.shape[1]), (rows, dataset.codes.shape[1]))
+        x_0 = np.resize(dataset.codes[group], (count, dataset.codes.shape[1]))
+        ids = np.resize(self.ids[group[:1]], (rows, self.ids.shape[1]))
+        inputs = (Tensor(each) for each in (devices.part(x_T), x_0, devices.part(ids)))
+        found = devices.gather(self._log_likelihoods(*inputs).asnumpy())[:count, : len(group)]
+        return starts, group[assigned(found, self.settings.assignment_balance, rng)]
+
+    def _batch(self) -> tuple[np.ndarray, ...]:
+        """The arguments of ``TextToImageLoss`` for the whole batch of this step; rows with start codes come first."""
+        settings, scheduler, n = self.settings, self.pipe.scheduler, self.from_start
         rng = np.random.default_rng((settings.seed, self.step, 1))  # of this step alone: a run can be continued
-        indices, _ = self.order.batch(self.step)
-        from_start = rng.random(count) < settings.start_share
-        x_0 = self.dataset.codes[np.where(from_start, self.assigned[indices], indices)]
-        t = rng.integers(0, scheduler.num_train_timesteps, count)
+        first = self.step % settings.assign_every * n
+        noisy, _ = self.order.batch(self.step)
+        indices = np.concatenate((self.assigned[first : first + n], noisy))
+        x_0, count = self.dataset.codes[indices], len(indices)
+        t = rng.integers(0, scheduler.num_train_timesteps, count).astype(np.int32)
+        t[:n] = scheduler.start_timestep
         x_t = scheduler.add_noise(x_0, t, rng).asnumpy()
-        x_t = np.where(from_start[:, None], repeated(self.starts[indices], x_0.shape[1]), x_t)
-        timesteps = np.where(from_start, scheduler.start_timestep, t).astype(np.int32)
-        batch = x_0, x_t, timesteps, np.ones(count, np.float32), self.ids[indices], np.zeros(count, bool)
-        return batch, from_start
+        x_t = np.concatenate((repeated(self.starts[first : first + n], x_0.shape[1]), x_t[n:]))
+        return x_0, x_t, t, np.ones(count, np.float32), self.ids[indices], np.zeros(count, bool)
