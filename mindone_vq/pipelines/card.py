@@ -41,7 +41,7 @@ With mindone_vq, on an Ascend NPU or a CPU:
 from mindone_vq import {pipeline}
 
 pipe = {pipeline}.from_pretrained("path/or/hub-id")
-image = pipe({arguments}generator=0).images[0]
+image = pipe({arguments}num_inference_steps={steps}, generator=0).images[0]
 ```
 {diffusers}
 ## Training
@@ -106,8 +106,8 @@ def model_card(
         components="\n".join(rows),
         settings=", ".join(f"`{name}={value}`" for name, value in settings.items()),
         pipeline=pipeline,
-        arguments=ARGUMENTS[pipeline]
-        + ("" if "num_inference_steps" in settings else f"num_inference_steps={timesteps}, "),
+        arguments=ARGUMENTS[pipeline],
+        steps=min(timesteps, settings.get("num_inference_steps", timesteps)),
         diffusers=DIFFUSERS if of_text else "",
         training=training,
     )
