@@ -102,10 +102,10 @@ class DistillationTraining(DenoiserTraining):
         """``pictures_per_prompt`` start codes, and for each the picture of a prompt that it stands for."""
         dataset, devices, count = self.dataset, self.devices, self.settings.pictures_per_prompt
         starts = random_starts(count, self.settings.start_codes, self.pipe.scheduler.mask_class, rng)
-        rows = -(-count // devices.count) * devices.count
+        rows, pixels = -(-count // devices.count) * devices.count, dataset.codes.shape[1]
         # repeated up to one size for all prompts, for which the graph is compiled
-        x_T = np.resize(repeated(starts, dataset.codes.shape[1]), (rows, dataset.codes.shape[1]))
-        x_0 = np.resize(dataset.codes[group], (count, dataset.codes.shape[1]))
+        x_T = np.resize(repeated(starts, pixels), (rows, pixels))
+        x_0 = np.resize(dataset.codes[group], (count, pixels))
         ids = np.resize(self.ids[group[:1]], (rows, self.ids.shape[1]))
         inputs = (Tensor(each) for each in (devices.part(x_T), x_0, devices.part(ids)))
         found = devices.gather(self._log_likelihoods(*inputs).asnumpy())[:count, : len(group)]
