@@ -39,7 +39,7 @@ def settings(folder, **changed):
         student_truncation_rate=0.9,
         pictures_per_prompt=4,
         teacher_batch_size=4,
-        teacher_steps=5,
+        teacher_call={"num_inference_steps": 5, "spacing": "square"},
         batch_size=6,
         steps=4,
         warmup_steps=0,
@@ -250,6 +250,8 @@ def test_a_student_sees_what_a_function_accepts(folder):
         (dict(prompts=""), "prompts is not given"),
         (dict(accept="mindone_vq.demo:none"), "accept is 'mindone_vq.demo:none': .*none"),
         (dict(accept="no_such_module:f"), "accept is 'no_such_module:f': No module named"),
+        (dict(teacher_call={"steps": 4}), "teacher_call is {'steps': 4}: .*unexpected keyword argument 'steps'"),
+        (dict(teacher_call={"truncation_rate": 0}), "truncation_rate is 0; it must be above 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(folder, given, message):

@@ -3,12 +3,15 @@
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from mindone_vq.diffusion.options import SamplingOptions
 from mindone_vq.diffusion.samplers import SAMPLERS
 from mindone_vq.diffusion.spacing import SPACINGS
 from mindone_vq.training.run_settings import RunSettings
 from mindone_vq.training.settings import REQUIRED, option
+
+TEACHER_CALL = {"num_inference_steps": 25, "spacing": "square"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,7 @@ class DistillationSettings(RunSettings):
         64, "that the teacher draws; all of a prompt are assigned together, in a batch of as many", minimum=1
     )
     teacher_batch_size: int = option(64, "pictures that it draws at a time", minimum=1)
-    teacher_steps: int = option(25, "steps that it takes", minimum=1)
-    teacher_spacing: Literal[tuple(SPACINGS)] = option("square", "of its timesteps")
+    teacher_call: dict[str, Any] = option(TEACHER_CALL, "arguments of its calls; others are as its model has them")
     accept: str = option(
         "",
         "package.module:function, which is given prompts and their pictures, and says of each picture whether the "
@@ -58,4 +60,8 @@ class DistillationSettings(RunSettings):
                 pkgutil.resolve_name(self.accept)
             except (ImportError, AttributeError, ValueError) as error:
                 found.append(f"accept is {self.accept!r}: {error}.")
+        try:
+            SamplingOptions(**self.teacher_call)
+        except (TypeError, ValueError) as error:
+            found.append(f"teacher_call is {self.teacher_call}: {error}")
         return found

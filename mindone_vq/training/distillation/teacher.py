@@ -55,10 +55,9 @@ def drawn_pictures(
         ValueError: no picture is left.
     """
     batch_size, seed = settings.teacher_batch_size, settings.seed
-    options = {"num_inference_steps": settings.teacher_steps, "spacing": settings.teacher_spacing}
     accept = pkgutil.resolve_name(settings.accept) if settings.accept else None
     wanted = np.repeat(np.arange(len(prompts)), settings.pictures_per_prompt)
-    about = prompts, settings.pictures_per_prompt, batch_size, options, seed, weights, settings.accept
+    about = prompts, settings.pictures_per_prompt, batch_size, settings.teacher_call, seed, weights, settings.accept
     key = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
     folder = settings.output / "cache" / f"teacher-{key}"
     paths = [folder / f"{i:06d}.npz" for i in range(-(-len(wanted) // batch_size))]
@@ -67,7 +66,7 @@ def drawn_pictures(
         batch = [prompts[j] for j in wanted[i * batch_size : (i + 1) * batch_size]]
         filled = [*batch, *batch[:1] * (batch_size - len(batch))]  # no other batch size is compiled
         rng = np.random.default_rng((seed, i, 3))
-        codes = teacher(filled, output_type="latent", generator=rng, **options)[0]
+        codes = teacher(filled, output_type="latent", generator=rng, **settings.teacher_call)[0]
         accepted = accept(filled, teacher.decode_latents(codes)) if accept else np.ones(len(filled), bool)
         with atomic_file(paths[i]) as file:
             kept = slice(len(batch))
