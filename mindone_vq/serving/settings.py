@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Optional
 
 # The names in the tables of the same names, which cannot be imported without MindSpore.
-SAMPLERS = ("ancestral", "purity", "confidence", "halton", "renoise")
+SAMPLERS = ("ancestral", "purity", "confidence", "halton")
 FLOAT_TYPES = ("float32", "float16", "bfloat16")
 PREFIX = "MINDONE_VQ_"
 

@@ -5,7 +5,7 @@ from mindspore import Tensor
 from scipy.stats import chisquare
 
 from mindone_vq import VQDiffusionScheduler
-from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Confidence, Halton, Purity, Renoise, make_sampler
+from mindone_vq.diffusion.samplers import SAMPLERS, Ancestral, Confidence, Halton, Purity, make_sampler
 from mindone_vq.diffusion.samplers.confidence import TEMPERATURE
 from mindone_vq.diffusion.samplers.halton import halton_places
 from mindone_vq.diffusion.samplers.sampler import MASKED_SHARE, STEPS_LEFT, UnmaskingSampler, gumbel, ranked
@@ -21,20 +21,11 @@ def test_the_chain_draws_from_the_data_where_pixels_are_independent(steps, rng):
     assert chisquare(counts, data * DRAWS).pvalue > UNLIKELY
 
 
-@pytest.mark.parametrize("sampler, steps", [(Purity(r=0.0), 4), (Halton(), 3), (Halton(), 1), (Renoise(), 4)])
+@pytest.mark.parametrize("sampler, steps", [(Purity(r=0.0), 4), (Halton(), 3), (Halton(), 1)])
 def test_choosing_positions_by_what_is_not_drawn_changes_nothing_there(sampler, steps, rng):
     data = independent(rng)
     counts = draws(data, sampler, steps, DRAWS, rng)
     assert chisquare(counts, data * DRAWS).pvalue > UNLIKELY
-
-
-def test_renoising_draws_every_code_anew(rng):
-    p, _, x_s, uniforms = random_step(rng, Renoise(), masked=5, batch=400)
-    share = VQDiffusionScheduler(8, 100).schedule.masked_share(30)
-    assert np.array_equal(x_s == 7, uniforms[1] < np.float32(share))
-    expected = (p.cumsum(-1) <= uniforms[0][..., None] * p.sum(-1, keepdims=True)).sum(-1)
-    assert (x_s == expected)[x_s < 7].mean() > 0.999
-    assert Renoise().parameters(VQDiffusionScheduler(8, 100).schedule, 60, -1, 1)[0] == 0
 
 
 @pytest.mark.parametrize("sampler", [Purity(r=2.0), Confidence(temperature=0.5)])

@@ -166,7 +166,7 @@ def student(pipe: VQDiffusionPipeline) -> VQDiffusionPipeline:
 
 
 def denoise_from_start_codes(dtype: ms.Type) -> None:
-    text_step(student(text_pipeline(vq_model()).to(dtype)), guidance_scale=1.0, sampler="renoise")
+    text_step(student(text_pipeline(vq_model()).to(dtype)), guidance_scale=1.0, sampler="confidence")
 
 
 def distil(dtype: ms.Type) -> None:
@@ -267,9 +267,9 @@ GRAPHS: dict[str, tuple[Compile, tuple[ms.Type, ...]]] = {
     **{
         f"denoising step, {sampler} sampler": (denoise(guidance_scale=1.0, sampler=sampler), (ms.float32,))
         for sampler in SAMPLERS
-        if sampler not in ("ancestral", "renoise")
+        if sampler != "ancestral"
     },
-    "denoising step of a student, renoise sampler": (denoise_from_start_codes, BOTH),
+    "denoising step of a student": (denoise_from_start_codes, BOTH),
     "text encoder, context, guided denoising step and decoder as exported": (export, BOTH),
     "denoising step of classes, guided": (denoise_classes(5.0), ALL),
     "denoising step of classes, not guided": (denoise_classes(1.0), BOTH),

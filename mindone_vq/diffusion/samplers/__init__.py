@@ -6,12 +6,11 @@ from mindone_vq.diffusion.samplers.ancestral import Ancestral
 from mindone_vq.diffusion.samplers.confidence import Confidence
 from mindone_vq.diffusion.samplers.halton import Halton
 from mindone_vq.diffusion.samplers.purity import Purity
-from mindone_vq.diffusion.samplers.renoise import Renoise
 from mindone_vq.diffusion.samplers.sampler import Sampler
 
-__all__ = ["SAMPLERS", "Ancestral", "Confidence", "Halton", "Purity", "Renoise", "Sampler", "make_sampler"]
+__all__ = ["SAMPLERS", "Ancestral", "Confidence", "Halton", "Purity", "Sampler", "make_sampler"]
 
-SAMPLERS = {sampler.name: sampler for sampler in (Ancestral, Purity, Confidence, Halton, Renoise)}
+SAMPLERS = {sampler.name: sampler for sampler in (Ancestral, Purity, Confidence, Halton)}
 
 
 def make_sampler(sampler: Union[str, Sampler]) -> Sampler:

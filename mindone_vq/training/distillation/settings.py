@@ -39,7 +39,9 @@ class DistillationSettings(RunSettings):
         64, "that the teacher draws; all of a prompt are assigned together, in a batch of as many", minimum=1
     )
     teacher_batch_size: int = option(64, "pictures that it draws at a time", minimum=1)
-    teacher_call: dict[str, Any] = option(TEACHER_CALL, "arguments of its calls; others are as its model has them")
+    teacher_call: dict[str, Any] = option(
+        TEACHER_CALL, "arguments of the teacher's calls; others as its model has them"
+    )
     accept: str = option(
         "",
         "package.module:function, which is given prompts and their pictures, and says of each picture whether the "
