@@ -136,7 +136,7 @@ def theirs(teacher: str, student: str, steps: list[int], batch: int) -> turns.Pa
 
 
 SIDES = {"mindone_vq": ours, samplers.DIFFUSERS: theirs}
-COUNTS = {"prompts": 620, "accuracy": 1000, "diversity": 1000, "time": 0}
+COUNTS = {"prompts": 810, "accuracy": 1000, "diversity": 1000, "time": 0}
 
 
 def main() -> None:
